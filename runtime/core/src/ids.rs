@@ -1,0 +1,88 @@
+//! Newtypes for everything that is counted or named.
+//!
+//! None converts from or to `u64` silently: `new` and `get` mark the places where raft-rs, the
+//! wire or the disk begins.
+
+use std::fmt;
+
+/// Defines a `u64` newtype that prints as its value and converts only by name.
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(u64);
+
+        impl $name {
+            /// Wraps a raw value: only where raft-rs, the wire, the disk or the user begins.
+            pub const fn new(raw: u64) -> Self {
+                Self(raw)
+            }
+
+            /// The raw value: only where raft-rs, the wire, the disk or the user begins.
+            pub const fn get(self) -> u64 {
+                self.0
+            }
+
+            /// The value after this one. Panics on overflow.
+            #[must_use]
+            pub const fn next(self) -> Self {
+                Self(self.0 + 1)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+id! {
+    /// A process of the cluster, for as long as its data directory lives. Never 0.
+    NodeId
+}
+id! {
+    /// One Raft group: the unit of ordering, placement and failure. Never 0.
+    GroupId
+}
+id! {
+    /// One group's member on one node, used once and never again (DESIGN §3, rule 14). Never 0.
+    ReplicaId
+}
+id! {
+    /// A Raft term. 0 before the first election.
+    Term
+}
+id! {
+    /// A position in one group's log. The first entry has index 1; 0 means "before the log".
+    LogIndex
+}
+id! {
+    /// Names one batch of proposals between its submission and its outcome, unique in one replica's life.
+    ProposalId
+}
+id! {
+    /// Numbers a replica's ready states; `on_persisted(n)` covers every number up to `n`.
+    ReadyNumber
+}
+id! {
+    /// Counts a group actor's lives, so that facts meant for an earlier life are ignored.
+    Incarnation
+}
+
+impl LogIndex {
+    /// The position before the first entry.
+    pub const ZERO: Self = Self::new(0);
+
+    /// The index before this one; 0 stays 0.
+    #[must_use]
+    pub const fn prev(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
+    /// How many indexes lie between `earlier` and this one; 0 if `earlier` is later.
+    pub const fn distance_from(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}

@@ -1,0 +1,14 @@
+//! polyraft's core: everything that decides, nothing that waits.
+//!
+//! Inputs and the time go in, outputs come out. There is no clock, no randomness, no disk, no
+//! network and no thread here; the shells in `polyraft-actors` bring those, through [`ports`].
+
+#![forbid(unsafe_code)]
+
+pub mod entry;
+pub mod error;
+pub mod ids;
+pub mod limits;
+pub mod ports;
+pub mod state_machine;
+pub mod status;

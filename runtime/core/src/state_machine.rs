@@ -1,0 +1,163 @@
+//! The state machine: an embedder's deterministic code, fed by the applier.
+//!
+//!     committed entry → commands → StateMachine::apply(State) → response → caller
+//!
+//! Promise: every replica calls `apply` with the same commands, positions and times in the same
+//! order, exactly once per state. The runtime makes `State` durable together with the applied index.
+//! Not here: a handle that could propose, wait or reach the network (AP-9).
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use crate::ids::{GroupId, LogIndex, Term};
+
+/// Where in the log a command stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApplyContext {
+    /// The group.
+    pub group: GroupId,
+    /// Index of the entry that carries the command.
+    pub index: LogIndex,
+    /// Term of that entry.
+    pub term: Term,
+    /// Position of the command within the entry, from 0.
+    pub sub_index: u32,
+    /// Milliseconds since the Unix epoch as the proposer saw them, clamped so that it never falls
+    /// from one entry to the next. The only clock that `apply` may use (AP-3).
+    pub time_ms: u64,
+}
+
+/// What a command answers its caller. Replicated like the state: equal on every replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Response {
+    /// The command took effect.
+    Accepted(Bytes),
+    /// The command was refused by the machine's own rules; whatever it wrote is rolled back.
+    Rejected(Bytes),
+}
+
+impl Response {
+    /// The body, whichever way it was decided.
+    pub fn body(&self) -> &Bytes {
+        match self {
+            Self::Accepted(body) | Self::Rejected(body) => body,
+        }
+    }
+
+    /// Whether the command took effect.
+    pub fn is_accepted(&self) -> bool {
+        matches!(self, Self::Accepted(_))
+    }
+}
+
+/// An embedder's deterministic code over one group's state.
+///
+/// A rejection is not an error: return [`Response::Rejected`]. An error faults this group on this
+/// node without advancing, and leaves every other group alone.
+pub trait StateMachine: Send + 'static {
+    /// Called before anything else, with the state as it was last made durable, and again after
+    /// accepted commands were rolled back with the rejected one of their atomic proposal: a machine
+    /// that keeps derived data in memory builds it here, from scratch.
+    ///
+    /// # Errors
+    /// Faults the group.
+    fn open(&mut self, state: &dyn State) -> Result<(), ApplyError> {
+        let _ = state;
+        Ok(())
+    }
+
+    /// Applies one command and returns the response for its caller.
+    ///
+    /// A machine that will reject must do so before it changes derived data of its own.
+    ///
+    /// Must depend on nothing but `state`, `context` and `command`: no clock, no randomness, no map
+    /// order, no I/O.
+    ///
+    /// # Errors
+    /// The command cannot be decoded or the state cannot be read: the group is faulted and its
+    /// applied index does not advance. A mere rejection is an `Ok(Response::Rejected)` instead.
+    fn apply(
+        &mut self,
+        state: &mut dyn State,
+        context: &ApplyContext,
+        command: &[u8],
+    ) -> Result<Response, ApplyError>;
+
+    /// Answers a query from the applied state, between two entries.
+    ///
+    /// # Errors
+    /// Returned to the caller as is; faults nothing.
+    fn query(&self, state: &dyn State, query: &[u8]) -> Result<Bytes, ApplyError>;
+}
+
+/// A group's ordered key-value state. Keys are up to 480 bytes (LMDB's limit with the group's
+/// prefix), values up to 16 MiB.
+pub trait State {
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// The durable base cannot be read.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError>;
+
+    /// Sets `key` to `value`.
+    ///
+    /// # Errors
+    /// The key or the value is too large.
+    fn put(&mut self, key: &[u8], value: Bytes) -> Result<(), StateError>;
+
+    /// Removes `key`; absent keys are fine.
+    ///
+    /// # Errors
+    /// The key is too large.
+    fn delete(&mut self, key: &[u8]) -> Result<(), StateError>;
+
+    /// Visits the pairs within the bounds in key order (descending if `reverse`), until `visit`
+    /// returns `false`.
+    ///
+    /// # Errors
+    /// The durable base cannot be read.
+    fn scan(
+        &self,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        reverse: bool,
+        visit: &mut dyn FnMut(&[u8], &Bytes) -> bool,
+    ) -> Result<(), StateError>;
+}
+
+/// Why state could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// A key is longer than [`crate::limits::STATE_KEY_BYTES_MAX`] or empty.
+    #[error("a state key has {bytes} bytes; 1 to {max} are allowed", max = crate::limits::STATE_KEY_BYTES_MAX)]
+    KeySize {
+        /// The key's length.
+        bytes: usize,
+    },
+    /// A value is longer than [`crate::limits::STATE_VALUE_BYTES_MAX`].
+    #[error("a state value has {bytes} bytes; at most {max} are allowed", max = crate::limits::STATE_VALUE_BYTES_MAX)]
+    ValueSize {
+        /// The value's length.
+        bytes: usize,
+    },
+    /// The durable base cannot be read.
+    #[error("the durable state cannot be read")]
+    Storage(#[from] crate::ports::StorageError),
+}
+
+/// Why a command or a query could not be carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    /// The bytes are not a command or query of this machine.
+    #[error("cannot decode: {what}")]
+    Decode {
+        /// What is wrong with them.
+        what: String,
+    },
+    /// The state could not be read or written.
+    #[error("state access failed")]
+    State(#[from] StateError),
+}
