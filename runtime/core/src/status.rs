@@ -2,6 +2,8 @@
 //!
 //! A status is a copy, replaced whole after every step: reading one never waits for the replica (RT-7).
 
+use std::sync::Arc;
+
 use crate::entry::Configuration;
 use crate::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 
@@ -49,7 +51,7 @@ pub struct GroupStatus {
     /// The group.
     pub group: GroupId,
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
     /// This node's replica.
     pub replica: ReplicaId,
     /// Whether it is served here.
@@ -71,7 +73,7 @@ pub struct GroupStatus {
     /// The last entry that is applied here.
     pub applied: LogIndex,
     /// The configuration in force.
-    pub configuration: Configuration,
+    pub configuration: Arc<Configuration>,
 }
 
 /// Something that happened to a group on this node; each is raised once per cause (EV-1).

@@ -1,0 +1,464 @@
+//! Batcher: one group's proposals, from every caller, into batches; or on to the leader's node.
+//!
+//!     handle ─Propose→ ┐           ┌ leads here  → Submit → Group
+//!     link ─Forwarded→ ├ [queue] ──┤ leads there → Forward → PeerLink ⇄ leader's batcher
+//!     Group ─refused→  ┘           └ no leader   → waits, each unit until its deadline
+//!
+//! Promise: every unit is answered once: applied, or failed with an error that says whether it may
+//! still commit. A unit is forwarded one hop; what the other node refuses without proposing comes
+//! back into the queue, what it may have proposed does not.
+//! Not here: when a batch is cut (`polyraft_core::propose_batcher`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use polyraft_core::batch::{self, Unit};
+use polyraft_core::error::ProposeError;
+use polyraft_core::ids::{GroupId, NodeId, ReplicaId, Term};
+use polyraft_core::message::{Body, Envelope, Forward};
+use polyraft_core::output::Refusal;
+use polyraft_core::propose_batcher::{BatcherStats, ProposeBatcher, RefuseReason, Refused};
+use polyraft_core::time::Moment;
+
+use crate::clock::Clock;
+use crate::directory::{Directory, GroupCell};
+use crate::group::Submit;
+use crate::guard::{DownGuard, killable};
+use crate::mailbox::{ActorKind, Offer, deliver_fact, offer};
+use crate::peer_link::SendEnvelopes;
+use crate::proposal::{AppliedUnit, BatchCredit, BatchWaiters, RemoteReply, UnitReply, UnitWaiter};
+
+/// Command from a handle: propose one unit. Refused when the mailbox is full: the caller is told
+/// that the group is overloaded.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Propose {
+    /// What to propose.
+    pub unit: Unit,
+    /// How long it may wait before it is proposed.
+    pub deadline: Duration,
+    /// Where the outcome goes.
+    pub reply: UnitReply,
+}
+
+/// Fact from a link: a peer forwards one of its callers' units. Offered; the peer's caller times out
+/// if it is dropped.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Forwarded {
+    /// The node that forwards.
+    pub peer: NodeId,
+    /// Its replica of the group.
+    pub from: ReplicaId,
+    /// The request.
+    pub forward: Forward,
+}
+
+/// Fact from a link: the outcome of a unit that was forwarded. Offered.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ForwardOutcome {
+    /// The request.
+    pub request_id: u64,
+    /// What the leader's node said.
+    pub outcome: Result<AppliedUnit, ProposeError>,
+}
+
+/// Fact from a link: the connection to a peer is gone, and answers with it.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct ForwardsLost {
+    /// The peer.
+    pub peer: NodeId,
+}
+
+/// Fact from the group: who leads. One per change.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct LeaderChanged {
+    /// The term.
+    pub term: Term,
+    /// The leader's node, if known.
+    pub leader: Option<NodeId>,
+    /// Whether that is this node.
+    pub leads: bool,
+}
+
+/// Fact from the group: a batch was not proposed. One per `Submit` at most.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SubmitRefused {
+    /// The batch.
+    pub batch: Bytes,
+    /// Who waits for it.
+    pub waiters: BatchWaiters,
+    /// Why.
+    pub why: Refusal,
+}
+
+/// Fact from a [`BatchCredit`]: a batch has come to an end. One per `Submit`.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct BatchDecided;
+
+/// Asks for the figures (BP-21).
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "BatcherStats")]
+pub struct GetBatcherStats;
+
+/// To itself: cut what is due, behind everything that is already in the mailbox.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Cut;
+
+/// Units forwarded and unanswered, beyond which the rest waits in the queue.
+const FORWARDS_MAX: usize = 16_384;
+/// Pause after a node said that it does not lead, before units are sent to it again.
+const REFORWARD_PAUSE: Duration = Duration::from_millis(10);
+
+/// Who a batcher sends to, in one life of its group.
+pub struct BatcherPorts {
+    /// The group.
+    pub submit: Recipient<Submit>,
+    /// Links to peers.
+    pub directory: Arc<Directory>,
+    /// The group's published status.
+    pub cell: Arc<GroupCell>,
+    /// Monotonic and wall time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Someone who waits, and for how long they were ready to.
+struct Waiter {
+    reply: UnitReply,
+    deadline: Duration,
+    expires: Moment,
+}
+
+/// A unit on another node.
+struct Outstanding {
+    peer: NodeId,
+    unit: Unit,
+    waiter: Waiter,
+}
+
+/// The actor.
+pub struct Batcher {
+    group: GroupId,
+    batcher: ProposeBatcher<Waiter>,
+    ports: BatcherPorts,
+    leader: LeaderChanged,
+    forwards: BTreeMap<u64, Outstanding>,
+    next_request: u64,
+    hold_until: Moment,
+    cut_notified: bool,
+    wake: Option<(Moment, SpawnHandle)>,
+    _guard: DownGuard,
+}
+
+impl Batcher {
+    /// A batcher for one life of a group. `first_request` must not repeat ids of an earlier life.
+    pub fn new(
+        group: GroupId,
+        batcher_config: polyraft_core::batch_config::BatchConfig,
+        ports: BatcherPorts,
+        first_request: u64,
+        guard: DownGuard,
+    ) -> Self {
+        Self {
+            group,
+            batcher: ProposeBatcher::new(batcher_config).expect("the node's config was validated"),
+            ports,
+            leader: LeaderChanged { term: Term::default(), leader: None, leads: false },
+            forwards: BTreeMap::new(),
+            next_request: first_request,
+            hold_until: Moment::START,
+            cut_notified: false,
+            wake: None,
+            _guard: guard,
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment::new(self.ports.clock.now())
+    }
+
+    fn push(&mut self, unit: Unit, waiter: Waiter) {
+        let (now, expires) = (self.now(), waiter.expires);
+        if let Err(Refused { waiter, reason }) = self.batcher.push(now, unit, Some(expires), waiter) {
+            let error = self.refusal(&reason, waiter.deadline);
+            waiter.reply.send(Err(error));
+        }
+    }
+
+    fn refusal(&self, reason: &RefuseReason, deadline: Duration) -> ProposeError {
+        let group = self.group;
+        let max = polyraft_core::limits::BATCH_COMMANDS_MAX;
+        match *reason {
+            RefuseReason::Length { commands } => ProposeError::BatchLength { group, commands, max },
+            RefuseReason::TooLarge { bytes, max } => ProposeError::TooLarge { group, bytes, max },
+            RefuseReason::Expired => ProposeError::Expired { group, deadline },
+            RefuseReason::Stopped => ProposeError::Stopped { group },
+            _ => ProposeError::Overloaded { group, what: "the propose queue" },
+        }
+    }
+
+    fn touched(&mut self, ctx: &mut Context<Self>) {
+        if !self.cut_notified {
+            self.cut_notified = true;
+            ctx.notify(Cut);
+        }
+    }
+
+    fn cut(&mut self, ctx: &mut Context<Self>) {
+        let now = self.now();
+        for waiter in self.batcher.expire(now) {
+            let (group, deadline) = (self.group, waiter.deadline);
+            waiter.reply.send(Err(ProposeError::Expired { group, deadline }));
+        }
+        if self.leader.leads {
+            self.submit_due(now, ctx);
+        } else if let Some(leader) = self.leader.leader {
+            self.forward_due(now, leader);
+        }
+        self.schedule(now, ctx);
+    }
+
+    fn submit_due(&mut self, now: Moment, ctx: &mut Context<Self>) {
+        while let Some(cut) = self.batcher.poll(now, self.ports.clock.wall_ms()) {
+            metrics::counter!("polyraft_batches_total", "reason" => cut.reason.as_str()).increment(1);
+            metrics::histogram!("polyraft_batch_commands").record(cut.commands as f64);
+            metrics::histogram!("polyraft_batch_wait_seconds").record(cut.waited.as_secs_f64());
+            let units = cut.waiters.into_iter().map(|(waiter, commands)| UnitWaiter {
+                commands: u32::try_from(commands).expect("a unit's commands are capped"),
+                reply: waiter.reply,
+            });
+            let credit = BatchCredit::new(ctx.address().recipient());
+            let waiters = BatchWaiters::new(units.collect(), Some(credit));
+            deliver_fact(&self.ports.submit, Submit { batch: cut.batch, waiters });
+        }
+    }
+
+    fn forward_due(&mut self, now: Moment, leader: NodeId) {
+        if now < self.hold_until {
+            return;
+        }
+        let mut envelopes = Vec::new();
+        while self.forwards.len() < FORWARDS_MAX {
+            let Some(cut) = self.batcher.poll(now, self.ports.clock.wall_ms()) else { break };
+            self.batcher.on_decided(); // Forwards are bounded by their own table.
+            let batch = batch::decode(cut.batch).expect("it was encoded here");
+            for (unit, (waiter, _)) in batch.units.into_iter().zip(cut.waiters) {
+                envelopes.extend(self.forward(now, leader, unit, waiter));
+            }
+        }
+        self.send(leader, envelopes);
+    }
+
+    fn forward(&mut self, now: Moment, peer: NodeId, unit: Unit, waiter: Waiter) -> Option<Envelope> {
+        let status = self.ports.cell.status();
+        let to = status.configuration.replica_on(peer)?;
+        let request_id = self.next_request;
+        self.next_request += 1;
+        let timeout = waiter.expires.since(now);
+        let units = vec![unit.clone()];
+        self.forwards.insert(request_id, Outstanding { peer, unit, waiter });
+        let body = Body::Forward(Forward { request_id, units, timeout });
+        Some(Envelope { group: self.group, from: status.replica, to, to_node: peer, body })
+    }
+
+    fn send(&mut self, peer: NodeId, envelopes: Vec<Envelope>) {
+        if envelopes.is_empty() {
+            return;
+        }
+        let sent = self.ports.directory.link(peer).map(|link| {
+            offer(&link.recipient(), ActorKind::PeerLink, SendEnvelopes { envelopes })
+        });
+        if sent != Some(Offer::Queued) {
+            self.forwards_lost(peer);
+        }
+    }
+
+    /// Answers what is outstanding at `peer`: it may have been proposed there.
+    fn forwards_lost(&mut self, peer: NodeId) {
+        let group = self.group;
+        let lost = self.forwards.extract_if(.., |_, outstanding| outstanding.peer == peer);
+        for (_, outstanding) in lost {
+            outstanding.waiter.reply.send(Err(ProposeError::Unknown { group }));
+        }
+    }
+
+    /// Wakes up at the next moment at which anything may be due.
+    fn schedule(&mut self, now: Moment, ctx: &mut Context<Self>) {
+        let held = (self.hold_until > now).then_some(self.hold_until);
+        let next = match self.batcher.next_wake(now) {
+            Some(at) if self.leader.leads => Some(at),
+            Some(at) if self.leader.leader.is_some() => Some(at.max(held.unwrap_or(at))),
+            // Without a leader only deadlines matter; they need no better resolution than this.
+            Some(at) => Some(at.max(now.after(Duration::from_millis(10)))),
+            None => None,
+        };
+        let next = next.map(|at| at.max(now.after(Duration::from_micros(100))));
+        let pending = self.wake.as_ref().map(|(at, _)| *at).filter(|at| *at > now);
+        if next == pending || matches!((next, pending), (Some(n), Some(p)) if p <= n) {
+            return;
+        }
+        if let Some((_, handle)) = self.wake.take() {
+            ctx.cancel_future(handle);
+        }
+        self.wake = next.map(|at| {
+            (at, ctx.run_later(at.since(now), |batcher, ctx| batcher.cut(ctx)))
+        });
+    }
+
+    fn not_leader(&self) -> ProposeError {
+        let LeaderChanged { term, leader, .. } = self.leader;
+        ProposeError::NotLeader { group: self.group, term, leader }
+    }
+}
+
+impl Actor for Batcher {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        let group = self.group;
+        for waiter in self.batcher.stop() {
+            waiter.reply.send(Err(ProposeError::Stopped { group }));
+        }
+        for (_, outstanding) in std::mem::take(&mut self.forwards) {
+            outstanding.waiter.reply.send(Err(ProposeError::Unknown { group }));
+        }
+    }
+}
+
+killable!(Batcher);
+
+impl Handler<Cut> for Batcher {
+    type Result = ();
+
+    fn handle(&mut self, _: Cut, ctx: &mut Self::Context) {
+        self.cut_notified = false;
+        self.cut(ctx);
+    }
+}
+
+impl Handler<Propose> for Batcher {
+    type Result = ();
+
+    fn handle(&mut self, Propose { unit, deadline, reply }: Propose, ctx: &mut Self::Context) {
+        let expires = self.now().after(deadline);
+        self.push(unit, Waiter { reply, deadline, expires });
+        self.touched(ctx);
+    }
+}
+
+impl Handler<Forwarded> for Batcher {
+    type Result = ();
+
+    fn handle(&mut self, Forwarded { peer, from, forward }: Forwarded, ctx: &mut Self::Context) {
+        let Forward { request_id, units, timeout } = forward;
+        let expires = self.now().after(timeout);
+        for unit in units {
+            let reply = UnitReply::Remote(RemoteReply::new(
+                self.ports.directory.clone(),
+                self.group,
+                self.ports.cell.status().replica,
+                (peer, from),
+                request_id,
+            ));
+            if self.leader.leads {
+                self.push(unit, Waiter { reply, deadline: timeout, expires });
+            } else {
+                reply.send(Err(self.not_leader()));
+            }
+        }
+        self.touched(ctx);
+    }
+}
+
+impl Handler<ForwardOutcome> for Batcher {
+    type Result = ();
+
+    fn handle(&mut self, message: ForwardOutcome, ctx: &mut Self::Context) {
+        let Some(outstanding) = self.forwards.remove(&message.request_id) else { return };
+        match message.outcome {
+            // Not proposed there: it goes back in line, until its deadline.
+            Err(ProposeError::NotLeader { .. }) => {
+                self.hold_until = self.now().after(REFORWARD_PAUSE);
+                self.push(outstanding.unit, outstanding.waiter);
+            }
+            outcome => outstanding.waiter.reply.send(outcome),
+        }
+        self.touched(ctx);
+    }
+}
+
+impl Handler<ForwardsLost> for Batcher {
+    type Result = ();
+
+    fn handle(&mut self, ForwardsLost { peer }: ForwardsLost, _: &mut Self::Context) {
+        self.forwards_lost(peer);
+    }
+}
+
+impl Handler<LeaderChanged> for Batcher {
+    type Result = ();
+
+    fn handle(&mut self, changed: LeaderChanged, ctx: &mut Self::Context) {
+        self.leader = changed;
+        self.hold_until = Moment::START;
+        self.touched(ctx);
+    }
+}
+
+impl Handler<SubmitRefused> for Batcher {
+    type Result = ();
+
+    fn handle(&mut self, refused: SubmitRefused, ctx: &mut Self::Context) {
+        let SubmitRefused { batch, waiters, why } = refused;
+        let what = match why {
+            Refusal::UncommittedFull => "the uncommitted log",
+            Refusal::ApplyBacklogFull => "the apply backlog",
+            Refusal::NotLeader => {
+                self.requeue(batch, waiters);
+                return self.touched(ctx);
+            }
+        };
+        waiters.fail_all(&ProposeError::Overloaded { group: self.group, what });
+    }
+}
+
+impl Batcher {
+    /// Leadership went elsewhere before the batch was proposed: its units go back in line.
+    fn requeue(&mut self, batch: Bytes, waiters: BatchWaiters) {
+        let batch = batch::decode(batch).expect("it was encoded here");
+        let deadline = REQUEUED_DEADLINE;
+        let expires = self.now().after(deadline);
+        for (unit, waiter) in batch.units.into_iter().zip(waiters.into_units()) {
+            self.push(unit, Waiter { reply: waiter.reply, deadline, expires });
+        }
+    }
+}
+
+/// How long a unit may wait for the next leader after it was cut for one that had just stepped down.
+const REQUEUED_DEADLINE: Duration = Duration::from_secs(2);
+
+impl Handler<BatchDecided> for Batcher {
+    type Result = ();
+
+    fn handle(&mut self, _: BatchDecided, ctx: &mut Self::Context) {
+        self.batcher.on_decided();
+        self.touched(ctx);
+    }
+}
+
+impl Handler<GetBatcherStats> for Batcher {
+    type Result = MessageResult<GetBatcherStats>;
+
+    fn handle(&mut self, _: GetBatcherStats, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.batcher.stats())
+    }
+}

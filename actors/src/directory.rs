@@ -1,0 +1,149 @@
+//! Directory: where each group's and each link's actors are now, for everyone who sends to them.
+//!
+//!     GroupHandle, PeerLink, Tick ─look up→ GroupCell → addresses of the current life
+//!     Group ─publish→ GroupCell → status, events (read without any mailbox, RT-7)
+//!
+//! A cell lives as long as its group is on this node; the addresses in it are replaced at each
+//! restart and absent in between. The lock is held for a copy, never while waiting.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use actix::Addr;
+use polyraft_core::ids::{GroupId, NodeId};
+use polyraft_core::status::{GroupEvent, GroupStatus, Health};
+use tokio::sync::{broadcast, watch};
+
+use crate::applier::Applier;
+use crate::batcher::Batcher;
+use crate::group::Group;
+use crate::peer_link::PeerLink;
+
+/// Events that a slow subscriber may fall behind before it is told that it lagged (EV-2).
+const EVENTS_BUFFERED: usize = 256;
+
+/// The actors of one life of a group.
+pub struct GroupAddrs {
+    /// Owns the replica.
+    pub group: Addr<Group>,
+    /// Cuts its batches.
+    pub batcher: Addr<Batcher>,
+    /// Applies its entries.
+    pub applier: Addr<Applier>,
+}
+
+/// What the rest of the node knows of one group, whichever life it is in.
+pub struct GroupCell {
+    addrs: RwLock<Option<Arc<GroupAddrs>>>,
+    status: watch::Sender<GroupStatus>,
+    events: broadcast::Sender<GroupEvent>,
+}
+
+impl GroupCell {
+    /// A cell for a group that has not started.
+    pub fn new(status: GroupStatus) -> Self {
+        Self {
+            addrs: RwLock::new(None),
+            status: watch::Sender::new(status),
+            events: broadcast::Sender::new(EVENTS_BUFFERED),
+        }
+    }
+
+    /// The actors of the current life; `None` while the group is down.
+    pub fn addrs(&self) -> Option<Arc<GroupAddrs>> {
+        self.addrs.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the actors.
+    pub fn set_addrs(&self, addrs: Option<GroupAddrs>) {
+        *self.addrs.write().unwrap_or_else(PoisonError::into_inner) = addrs.map(Arc::new);
+    }
+
+    /// The status as last published.
+    pub fn status(&self) -> GroupStatus {
+        self.status.borrow().clone()
+    }
+
+    /// Follows the status.
+    pub fn watch(&self) -> watch::Receiver<GroupStatus> {
+        self.status.subscribe()
+    }
+
+    /// Follows the events, from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<GroupEvent> {
+        self.events.subscribe()
+    }
+
+    /// Publishes a status, if it changed.
+    pub fn publish(&self, status: GroupStatus) {
+        self.status.send_if_modified(|published| {
+            let changed = *published != status;
+            if changed {
+                *published = status;
+            }
+            changed
+        });
+    }
+
+    /// Publishes the health alone.
+    pub fn publish_health(&self, health: Health) {
+        self.status.send_modify(|published| published.health = health);
+    }
+
+    /// Raises an event; nobody need listen.
+    pub fn raise(&self, event: GroupEvent) {
+        let _ = self.events.send(event);
+    }
+}
+
+/// Every group and link of a node.
+#[derive(Default)]
+pub struct Directory {
+    groups: RwLock<BTreeMap<GroupId, Arc<GroupCell>>>,
+    links: RwLock<BTreeMap<NodeId, Addr<PeerLink>>>,
+}
+
+impl Directory {
+    /// The cell of a group on this node.
+    pub fn group(&self, group: GroupId) -> Option<Arc<GroupCell>> {
+        self.groups.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
+    }
+
+    /// Every group on this node, ascending.
+    pub fn groups(&self) -> Vec<(GroupId, Arc<GroupCell>)> {
+        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
+        groups.iter().map(|(id, cell)| (*id, cell.clone())).collect()
+    }
+
+    /// Adds a group, unless it is there; returns its cell, and whether it is new.
+    pub fn insert_group(&self, group: GroupId, status: GroupStatus) -> (Arc<GroupCell>, bool) {
+        let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
+        let mut is_new = false;
+        let cell = groups.entry(group).or_insert_with(|| {
+            is_new = true;
+            Arc::new(GroupCell::new(status))
+        });
+        (cell.clone(), is_new)
+    }
+
+    /// Takes back a group whose creation failed.
+    pub fn remove_group(&self, group: GroupId) {
+        self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
+    }
+
+    /// The link to a peer.
+    pub fn link(&self, peer: NodeId) -> Option<Addr<PeerLink>> {
+        self.links.read().unwrap_or_else(PoisonError::into_inner).get(&peer).cloned()
+    }
+
+    /// Every link, ascending by peer.
+    pub fn links(&self) -> Vec<(NodeId, Addr<PeerLink>)> {
+        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.iter().map(|(peer, link)| (*peer, link.clone())).collect()
+    }
+
+    /// Sets the link to a peer: the first one, or a new life.
+    pub fn set_link(&self, peer: NodeId, link: Addr<PeerLink>) {
+        self.links.write().unwrap_or_else(PoisonError::into_inner).insert(peer, link);
+    }
+}

@@ -1,0 +1,429 @@
+//! Group: the actor that owns one replica and does what its outputs say.
+//!
+//!     Tick, PeerLink, Batcher, LogWriter, Applier ─→ feed ─(dirty)→ Flush: take, dispatch
+//!
+//! Every handler only feeds the replica; one `Flush` behind all that is in the mailbox takes the
+//! output, so that a burst of messages makes one append and one send. The actor never waits.
+//! Not here: anything about terms or quorums (`polyraft_core::replica`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use polyraft_core::entry::LogEntry;
+use polyraft_core::error::{ProposeError, ReadError};
+use polyraft_core::ids::{GroupId, Incarnation, LogIndex, NodeId};
+use polyraft_core::log_tail::Fetch;
+use polyraft_core::message::Envelope;
+use polyraft_core::output::{Committed, Output, Refused, StepError};
+use polyraft_core::pending::Undecided;
+use polyraft_core::ports::{LogReader, StorageError};
+use polyraft_core::replica::Replica;
+use polyraft_core::status::GroupEvent;
+use tokio::sync::oneshot;
+
+use crate::applier::{Applied, Apply, ApplyFailed, Query};
+use crate::batcher::{LeaderChanged, SubmitRefused};
+use crate::directory::{Directory, GroupCell};
+use crate::guard::{DownGuard, killable};
+use crate::log_writer::{Append, AppendPersisted};
+use crate::mailbox::{ActorKind, Offer, deliver_fact, offer};
+use crate::peer_link::SendEnvelopes;
+use crate::proposal::{BatchWaiters, CommittedEntry};
+use crate::tick::TickGroup;
+use crate::workers::Workers;
+
+/// Facts from a link: messages for this group from one peer, in order. Offered; when the mailbox is
+/// full they are dropped, as a network may, and Raft repeats them.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct PeerMessages {
+    /// The authenticated sender.
+    pub from: NodeId,
+    /// Its messages.
+    pub envelopes: Vec<Envelope>,
+}
+
+/// Command from the batcher: propose one batch. A fact by its credits: batches in flight are capped.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Submit {
+    /// The encoded batch.
+    pub batch: Bytes,
+    /// Who waits for it.
+    pub waiters: BatchWaiters,
+}
+
+/// Command from a handle: a linearizable read. Refused when the mailbox is full.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Read {
+    /// The query for the state machine.
+    pub query: Bytes,
+    /// Where the answer goes.
+    pub reply: ReadReplyTo,
+}
+
+/// Where the answer to a read goes: the body, and the applied index that it reflects.
+pub type ReadReplyTo = oneshot::Sender<Result<(Bytes, LogIndex), ReadError>>;
+
+/// Fact from a link: messages to a peer were dropped, or its connection is gone. Offered.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct PeerUnreachable {
+    /// The peer.
+    pub node: NodeId,
+}
+
+/// Command from a handle or the supervisor: hand leadership to the replica on `to`. Offered.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct TransferLeader {
+    /// The node to lead.
+    pub to: NodeId,
+}
+
+/// Command from the supervisor: stand for election now. Offered.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Campaign;
+
+/// Fact from a worker: durable entries that the replica asked for. One per fetch in flight.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Fetched {
+    fetch: Fetch,
+    entries: Result<Vec<LogEntry>, StorageError>,
+}
+
+/// To itself, behind everything that is already in the mailbox.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Flush;
+
+/// Who a group's outputs go to, in one life.
+pub struct GroupPorts {
+    /// The journal.
+    pub log: Recipient<Append>,
+    /// Durable entries older than the tail.
+    pub reader: Arc<dyn LogReader>,
+    /// Runs reads of the journal.
+    pub workers: Arc<dyn Workers>,
+    /// The state machine.
+    pub apply: Recipient<Apply>,
+    /// Answers queries.
+    pub query: Recipient<Query>,
+    /// Links to peers.
+    pub directory: Arc<Directory>,
+    /// Where the group is published.
+    pub cell: Arc<GroupCell>,
+    /// Hears who leads.
+    pub leader_changed: Recipient<LeaderChanged>,
+    /// Takes back batches that could not be proposed.
+    pub refused: Recipient<SubmitRefused>,
+    /// Hears that the group cannot go on.
+    pub failed: Recipient<ApplyFailed>,
+}
+
+/// A read that waits for its index.
+pub struct ReadWaiter {
+    query: Bytes,
+    reply: ReadReplyTo,
+}
+
+/// The actor.
+pub struct Group {
+    id: GroupId,
+    node: NodeId,
+    incarnation: Incarnation,
+    replica: Replica<BatchWaiters, ReadWaiter>,
+    ports: GroupPorts,
+    read_deadline: Duration,
+    dirty: bool,
+    _guard: DownGuard,
+}
+
+impl Group {
+    /// A group over a restored replica.
+    pub fn new(
+        id: GroupId,
+        node: NodeId,
+        replica: Replica<BatchWaiters, ReadWaiter>,
+        ports: GroupPorts,
+        read_deadline: Duration,
+        guard: DownGuard,
+    ) -> Self {
+        let incarnation = guard.incarnation();
+        Self {
+            id,
+            node,
+            incarnation,
+            replica,
+            ports,
+            read_deadline,
+            dirty: false,
+            _guard: guard,
+        }
+    }
+
+    /// Asks for one flush behind all that waits in the mailbox.
+    fn touched(&mut self, ctx: &mut Context<Self>) {
+        if !self.dirty {
+            self.dirty = true;
+            ctx.notify(Flush);
+        }
+    }
+
+    fn flush(&mut self, ctx: &mut Context<Self>) {
+        let output = self.replica.take_output();
+        for append in output.appends {
+            let message = Append {
+                append: append.append,
+                incarnation: self.incarnation,
+                number: append.number,
+                done: ctx.address().recipient(),
+            };
+            deliver_fact(&self.ports.log, message);
+        }
+        self.send(output.send);
+        for fetch in output.fetches {
+            self.fetch(fetch, ctx);
+        }
+        self.apply(output.apply);
+        for (waiters, why) in output.undecided {
+            waiters.fail_all(&match why {
+                Undecided::Superseded => ProposeError::Superseded { group: self.id },
+                Undecided::Unknown => ProposeError::Unknown { group: self.id },
+            });
+        }
+        for (ReadWaiter { query, reply }, at_least) in output.reads {
+            deliver_fact(&self.ports.query, Query { query, at_least, reply });
+        }
+        for waiter in output.reads_failed {
+            waiter.fail(self.read_timed_out());
+        }
+        self.raise(output.events);
+        self.ports.cell.publish(self.replica.status());
+    }
+
+    /// A link that cannot take the messages has dropped them: Raft must know (TR-4).
+    fn send(&mut self, envelopes: Vec<Envelope>) {
+        let mut by_node: BTreeMap<NodeId, Vec<Envelope>> = BTreeMap::new();
+        for envelope in envelopes {
+            by_node.entry(envelope.to_node).or_default().push(envelope);
+        }
+        for (node, envelopes) in by_node {
+            let sent = self.ports.directory.link(node).map(|link| {
+                offer(&link.recipient(), ActorKind::PeerLink, SendEnvelopes { envelopes })
+            });
+            if sent != Some(Offer::Queued) {
+                self.replica.on_unreachable(node);
+            }
+        }
+    }
+
+    fn fetch(&self, fetch: Fetch, ctx: &mut Context<Self>) {
+        let (group, reader) = (self.id, self.ports.reader.clone());
+        let done = ctx.address().recipient::<Fetched>();
+        self.ports.workers.run(Box::new(move || {
+            let entries = reader.entries(group, fetch.from..fetch.to, fetch.bytes_max);
+            deliver_fact(&done, Fetched { fetch, entries });
+        }));
+    }
+
+    fn apply(&self, committed: Vec<Committed<BatchWaiters>>) {
+        if committed.is_empty() {
+            return;
+        }
+        let entries = committed
+            .into_iter()
+            .map(|Committed { entry, waiter }| CommittedEntry { entry, waiters: waiter })
+            .collect();
+        deliver_fact(&self.ports.apply, Apply { incarnation: self.incarnation, entries });
+    }
+
+    fn raise(&self, events: Vec<GroupEvent>) {
+        for event in events {
+            match &event {
+                GroupEvent::BecameLeader { term } => {
+                    metrics::counter!("polyraft_elections_won_total").increment(1);
+                    tracing::debug!(group = %self.id, %term, "became leader");
+                }
+                GroupEvent::LeaderChanged { term, leader } => {
+                    metrics::counter!("polyraft_leader_changes_total").increment(1);
+                    let leads = *leader == Some(self.node);
+                    let message = LeaderChanged { term: *term, leader: *leader, leads };
+                    deliver_fact(&self.ports.leader_changed, message);
+                }
+                _ => {}
+            }
+            self.ports.cell.raise(event);
+        }
+    }
+
+    fn read_timed_out(&self) -> ReadError {
+        ReadError::TimedOut { group: self.id, deadline: self.read_deadline }
+    }
+
+    /// The log or the state machine cannot go on: the supervisor takes the group out of service.
+    fn fail(&mut self, index: LogIndex, reason: String) {
+        let incarnation = self.incarnation;
+        let failed = ApplyFailed { group: self.id, incarnation, index, reason };
+        deliver_fact(&self.ports.failed, failed);
+    }
+}
+
+impl ReadWaiter {
+    fn fail(self, error: ReadError) {
+        // An Err means that the caller has stopped waiting.
+        let _ = self.reply.send(Err(error));
+    }
+}
+
+impl Actor for Group {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.touched(ctx);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        let (waiters, readers) = self.replica.drain();
+        for waiters in waiters {
+            waiters.fail_all(&ProposeError::Unknown { group: self.id });
+        }
+        for reader in readers {
+            reader.fail(ReadError::Stopped { group: self.id });
+        }
+    }
+}
+
+killable!(Group);
+
+impl Handler<Flush> for Group {
+    type Result = ();
+
+    fn handle(&mut self, _: Flush, ctx: &mut Self::Context) {
+        self.dirty = false;
+        self.flush(ctx);
+    }
+}
+
+impl Handler<TickGroup> for Group {
+    type Result = ();
+
+    fn handle(&mut self, _: TickGroup, ctx: &mut Self::Context) {
+        self.replica.on_tick();
+        self.touched(ctx);
+    }
+}
+
+impl Handler<PeerMessages> for Group {
+    type Result = ();
+
+    fn handle(&mut self, PeerMessages { from, envelopes }: PeerMessages, ctx: &mut Self::Context) {
+        for envelope in envelopes {
+            if let Err(error) = self.replica.on_message(from, envelope) {
+                let reason = match error {
+                    StepError::Invalid(_) => "invalid",
+                    StepError::ApplyBacklogFull(_) => "apply_backlog_full",
+                    _ => "raft",
+                };
+                metrics::counter!("polyraft_peer_messages_refused_total", "reason" => reason)
+                    .increment(1);
+                tracing::debug!(group = %self.id, peer = %from, %error, "peer message refused");
+            }
+        }
+        self.touched(ctx);
+    }
+}
+
+impl Handler<Submit> for Group {
+    type Result = ();
+
+    fn handle(&mut self, Submit { batch, waiters }: Submit, ctx: &mut Self::Context) {
+        match self.replica.propose(batch, waiters) {
+            Ok(()) => self.touched(ctx),
+            Err(Refused { waiter, batch, why }) => {
+                let refused = SubmitRefused { batch, waiters: waiter, why };
+                deliver_fact(&self.ports.refused, refused);
+            }
+        }
+    }
+}
+
+impl Handler<Read> for Group {
+    type Result = ();
+
+    fn handle(&mut self, Read { query, reply }: Read, ctx: &mut Self::Context) {
+        self.replica.read(ReadWaiter { query, reply });
+        self.touched(ctx);
+    }
+}
+
+impl Handler<AppendPersisted> for Group {
+    type Result = ();
+
+    fn handle(&mut self, persisted: AppendPersisted, ctx: &mut Self::Context) {
+        if persisted.incarnation == self.incarnation {
+            self.replica.on_persisted(persisted.upto);
+            self.touched(ctx);
+        }
+    }
+}
+
+impl Handler<Applied> for Group {
+    type Result = ();
+
+    fn handle(&mut self, applied: Applied, ctx: &mut Self::Context) {
+        if applied.incarnation == self.incarnation {
+            self.replica.on_applied(applied.index, applied.durable);
+            self.touched(ctx);
+        }
+    }
+}
+
+impl Handler<Fetched> for Group {
+    type Result = ();
+
+    fn handle(&mut self, Fetched { fetch, entries }: Fetched, ctx: &mut Self::Context) {
+        match entries {
+            Ok(entries) => {
+                self.replica.on_fetched(fetch, entries);
+                self.touched(ctx);
+            }
+            // Compaction overtook the read: raft-rs asks again from where the log starts now.
+            Err(StorageError::Compacted { .. }) => {}
+            Err(error) => self.fail(fetch.from, format!("the log cannot be read: {error}")),
+        }
+    }
+}
+
+impl Handler<PeerUnreachable> for Group {
+    type Result = ();
+
+    fn handle(&mut self, PeerUnreachable { node }: PeerUnreachable, ctx: &mut Self::Context) {
+        self.replica.on_unreachable(node);
+        self.touched(ctx);
+    }
+}
+
+impl Handler<TransferLeader> for Group {
+    type Result = ();
+
+    fn handle(&mut self, TransferLeader { to }: TransferLeader, ctx: &mut Self::Context) {
+        self.replica.transfer_leader(to);
+        self.touched(ctx);
+    }
+}
+
+impl Handler<Campaign> for Group {
+    type Result = ();
+
+    fn handle(&mut self, _: Campaign, ctx: &mut Self::Context) {
+        self.replica.campaign();
+        self.touched(ctx);
+    }
+}

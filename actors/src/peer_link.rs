@@ -1,0 +1,372 @@
+//! Peer link: everything between this node and one peer, for all groups.
+//!
+//!     groups, batchers ─SendEnvelopes→ [outbox] ─frames→ Transport
+//!     Transport ─IncomingFrame→ decode → PeerMessages, Forwarded, ForwardOutcome → their group
+//!     Tick ─HeartbeatInterval→ one frame with the heartbeats of all groups (TK-5)
+//!
+//! Promise: sending never blocks a group; what cannot be sent is dropped, counted, and reported to
+//! the groups concerned as unreachable (TR-4). Order within (group, lane) is kept.
+//! Not here: connections and identity (`polyraft-transport`), merging (`polyraft_core::outbox`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::dev::SendError;
+use actix::prelude::*;
+use bytes::Bytes;
+use polyraft_core::ids::{GroupId, NodeId};
+use polyraft_core::message::{Body, Envelope, ForwardReply, RaftKind};
+use polyraft_core::outbox::Outbox;
+use polyraft_core::ports::{Lane, SendError as LaneRefused, Transport, TransportEvents};
+use polyraft_core::time::Moment;
+use polyraft_core::wire;
+
+use crate::batcher::{ForwardOutcome, Forwarded, ForwardsLost};
+use crate::clock::Clock;
+use crate::directory::Directory;
+use crate::group::{PeerMessages, PeerUnreachable};
+use crate::guard::{DownGuard, killable};
+use crate::mailbox::{ActorKind, Offer, capacity, offer};
+use crate::tick::HeartbeatInterval;
+
+/// Command from groups and batchers: send these to the peer. Offered; dropped when the mailbox is
+/// full, and the sender reports the peer unreachable.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SendEnvelopes {
+    /// The messages, in order.
+    pub envelopes: Vec<Envelope>,
+}
+
+/// Fact from the transport: a frame arrived. When the mailbox is full the transport keeps it and
+/// stops reading.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct IncomingFrame(Bytes);
+
+/// Fact from the transport: a full lane has room again.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Writable(Lane);
+
+/// Fact from the transport: the connection is up, or gone.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Connection {
+    up: bool,
+}
+
+/// To itself: send what is queued, behind everything that is already in the mailbox.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Flush;
+
+/// The actor.
+pub struct PeerLink {
+    peer: NodeId,
+    node: NodeId,
+    outbox: Outbox,
+    transport: Arc<dyn Transport>,
+    directory: Arc<Directory>,
+    clock: Arc<dyn Clock>,
+    blocked: BTreeSet<Lane>,
+    flush_notified: bool,
+    heartbeats_seen: Option<Moment>,
+    _guard: DownGuard,
+}
+
+impl PeerLink {
+    /// A link from `node` to `peer`.
+    pub fn new(
+        (node, peer): (NodeId, NodeId),
+        transport: Arc<dyn Transport>,
+        directory: Arc<Directory>,
+        clock: Arc<dyn Clock>,
+        guard: DownGuard,
+    ) -> Self {
+        Self {
+            peer,
+            node,
+            outbox: Outbox::default(),
+            transport,
+            directory,
+            clock,
+            blocked: BTreeSet::new(),
+            flush_notified: false,
+            heartbeats_seen: None,
+            _guard: guard,
+        }
+    }
+
+    fn touched(&mut self, ctx: &mut Context<Self>) {
+        if !self.flush_notified {
+            self.flush_notified = true;
+            ctx.notify(Flush);
+        }
+    }
+
+    fn queue(&mut self, envelopes: Vec<Envelope>) {
+        let mut unreachable = BTreeSet::new();
+        for envelope in envelopes {
+            let group = envelope.group;
+            if self.outbox.push(envelope).is_err() {
+                metrics::counter!("polyraft_link_dropped_total", "reason" => "outbox").increment(1);
+                unreachable.insert(group);
+            }
+        }
+        self.report_unreachable(unreachable);
+    }
+
+    fn flush(&mut self) {
+        for lane in Lane::ALL {
+            while !self.blocked.contains(&lane) {
+                let Some(frame) = self.outbox.next_frame(lane) else { break };
+                self.send(lane, frame);
+            }
+        }
+    }
+
+    fn send(&mut self, lane: Lane, frame: Bytes) {
+        let bytes = frame.len();
+        match self.transport.try_send(self.peer, lane, frame.clone()) {
+            Ok(()) => {
+                metrics::counter!("polyraft_link_frames_total", "lane" => lane_name(lane))
+                    .increment(1);
+                metrics::histogram!("polyraft_link_frame_bytes").record(bytes as f64);
+            }
+            Err(LaneRefused::Full) => {
+                self.outbox.put_back(lane, frame);
+                self.blocked.insert(lane);
+            }
+            Err(_) => {
+                metrics::counter!("polyraft_link_dropped_total", "reason" => "disconnected")
+                    .increment(1);
+                // The groups were told when the connection went; Raft repeats what matters.
+            }
+        }
+    }
+
+    fn report_unreachable(&self, groups: impl IntoIterator<Item = GroupId>) {
+        let node = self.peer;
+        for group in groups {
+            if let Some(addrs) = self.directory.group(group).and_then(|cell| cell.addrs()) {
+                let to = addrs.group.recipient();
+                let _ = offer(&to, ActorKind::Group, PeerUnreachable { node });
+            }
+        }
+    }
+
+    fn receive(&mut self, frame: Bytes) {
+        let envelopes = match wire::decode_frame(frame, self.node) {
+            Ok(envelopes) => envelopes,
+            Err(error) => {
+                metrics::counter!("polyraft_link_refused_frames_total").increment(1);
+                tracing::warn!(peer = %self.peer, %error, "frame refused");
+                return;
+            }
+        };
+        self.observe_heartbeats(&envelopes);
+        let mut raft: BTreeMap<GroupId, Vec<Envelope>> = BTreeMap::new();
+        let mut answers = Vec::new();
+        for envelope in envelopes {
+            match envelope.body {
+                Body::Raft(_) => raft.entry(envelope.group).or_default().push(envelope),
+                _ => answers.extend(self.receive_request(envelope)),
+            }
+        }
+        for (group, envelopes) in raft {
+            answers.extend(self.deliver(group, envelopes));
+        }
+        self.queue(answers);
+    }
+
+    /// Hands Raft messages to their group, or says that there is no such group here.
+    fn deliver(&self, group: GroupId, envelopes: Vec<Envelope>) -> Option<Envelope> {
+        let Some(cell) = self.directory.group(group) else {
+            return envelopes.first().map(|first| self.unknown_group(first));
+        };
+        let addrs = cell.addrs()?; // Restarting: Raft repeats what was sent.
+        let to = addrs.group.recipient();
+        let _ = offer(&to, ActorKind::Group, PeerMessages { from: self.peer, envelopes });
+        None
+    }
+
+    fn receive_request(&self, envelope: Envelope) -> Option<Envelope> {
+        let Some(cell) = self.directory.group(envelope.group) else {
+            let asked = !matches!(envelope.body, Body::UnknownGroup);
+            return asked.then(|| self.unknown_group(&envelope));
+        };
+        let batcher = cell.addrs()?.batcher;
+        match envelope.body {
+            Body::Forward(forward) => {
+                let (peer, from) = (self.peer, envelope.from);
+                let message = Forwarded { peer, from, forward };
+                let _ = offer(&batcher.recipient(), ActorKind::Batcher, message);
+            }
+            Body::ForwardReply(ForwardReply { request_id, results }) => {
+                let to = batcher.recipient();
+                for outcome in results {
+                    let message = ForwardOutcome { request_id, outcome };
+                    let _ = offer(&to, ActorKind::Batcher, message);
+                }
+            }
+            Body::UnknownGroup => {
+                metrics::counter!("polyraft_link_unknown_group_total").increment(1);
+                tracing::debug!(peer = %self.peer, group = %envelope.group, "peer lacks the group");
+            }
+            Body::Raft(_) => unreachable!("Raft messages go through `deliver`"),
+        }
+        None
+    }
+
+    fn unknown_group(&self, about: &Envelope) -> Envelope {
+        Envelope {
+            group: about.group,
+            from: about.to,
+            to: about.from,
+            to_node: self.peer,
+            body: Body::UnknownGroup,
+        }
+    }
+
+    /// The interval at which this peer's heartbeats arrive, for all its groups together.
+    fn observe_heartbeats(&mut self, envelopes: &[Envelope]) {
+        let beats = envelopes.iter().any(|envelope| match &envelope.body {
+            Body::Raft(message) => message.kind == RaftKind::Heartbeat && message.context.is_empty(),
+            _ => false,
+        });
+        if beats {
+            let now = self.clock.now();
+            if let Some(before) = self.heartbeats_seen.replace(now) {
+                metrics::histogram!("polyraft_heartbeat_interval_seconds")
+                    .record(now.since(before).as_secs_f64());
+            }
+        }
+    }
+
+    fn for_each_group(&self, mut visit: impl FnMut(crate::directory::GroupAddrs)) {
+        for (_, cell) in self.directory.groups() {
+            if let Some(addrs) = cell.addrs() {
+                visit(addrs);
+            }
+        }
+    }
+}
+
+/// A lane's name as a metrics label.
+fn lane_name(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Control => "control",
+        Lane::Append => "append",
+        Lane::Request => "request",
+    }
+}
+
+impl Actor for PeerLink {
+    type Context = Context<Self>;
+}
+
+killable!(PeerLink);
+
+impl Handler<SendEnvelopes> for PeerLink {
+    type Result = ();
+
+    fn handle(&mut self, message: SendEnvelopes, ctx: &mut Self::Context) {
+        self.queue(message.envelopes);
+        self.touched(ctx);
+    }
+}
+
+impl Handler<HeartbeatInterval> for PeerLink {
+    type Result = ();
+
+    fn handle(&mut self, _: HeartbeatInterval, ctx: &mut Self::Context) {
+        self.outbox.release_heartbeats();
+        self.touched(ctx);
+    }
+}
+
+impl Handler<IncomingFrame> for PeerLink {
+    type Result = ();
+
+    fn handle(&mut self, IncomingFrame(frame): IncomingFrame, ctx: &mut Self::Context) {
+        self.receive(frame);
+        self.touched(ctx);
+    }
+}
+
+impl Handler<Writable> for PeerLink {
+    type Result = ();
+
+    fn handle(&mut self, Writable(lane): Writable, ctx: &mut Self::Context) {
+        self.blocked.remove(&lane);
+        self.touched(ctx);
+    }
+}
+
+impl Handler<Connection> for PeerLink {
+    type Result = ();
+
+    fn handle(&mut self, Connection { up }: Connection, ctx: &mut Self::Context) {
+        self.blocked.clear();
+        if up {
+            return self.touched(ctx);
+        }
+        let (node, peer) = (self.peer, self.peer);
+        self.for_each_group(|addrs| {
+            let group = addrs.group.recipient();
+            let _ = offer(&group, ActorKind::Group, PeerUnreachable { node });
+            let batcher = addrs.batcher.recipient();
+            let _ = offer(&batcher, ActorKind::Batcher, ForwardsLost { peer });
+        });
+    }
+}
+
+impl Handler<Flush> for PeerLink {
+    type Result = ();
+
+    fn handle(&mut self, _: Flush, _: &mut Self::Context) {
+        self.flush_notified = false;
+        self.flush();
+    }
+}
+
+/// Hands what the transport has to the link of the peer concerned. Called on the transport's threads.
+pub struct LinkEvents {
+    directory: Arc<Directory>,
+}
+
+impl LinkEvents {
+    /// Events for the links in `directory`.
+    pub fn new(directory: Arc<Directory>) -> Self {
+        Self { directory }
+    }
+}
+
+impl TransportEvents for LinkEvents {
+    fn on_frame(&self, from: NodeId, _: Lane, frame: Bytes) -> Result<(), Bytes> {
+        let Some(link) = self.directory.link(from) else { return Err(frame) };
+        link.try_send(IncomingFrame(frame)).map_err(|refused| match refused {
+            SendError::Full(IncomingFrame(frame)) | SendError::Closed(IncomingFrame(frame)) => frame,
+        })
+    }
+
+    fn on_writable(&self, peer: NodeId, lane: Lane) {
+        if let Some(link) = self.directory.link(peer) {
+            crate::mailbox::deliver_fact(&link.recipient(), Writable(lane));
+        }
+    }
+
+    fn on_connected(&self, peer: NodeId) {
+        if let Some(link) = self.directory.link(peer) {
+            crate::mailbox::deliver_fact(&link.recipient(), Connection { up: true });
+        }
+    }
+
+    fn on_disconnected(&self, peer: NodeId) {
+        if let Some(link) = self.directory.link(peer) {
+            crate::mailbox::deliver_fact(&link.recipient(), Connection { up: false });
+        }
+    }
+}

@@ -1,0 +1,441 @@
+//! Supervisor: whatever died is rebuilt from storage, and a crash loop is taken out of service.
+//!
+//!     Down, and every interval → look around: what should run and does not?
+//!         log writer  → reopen the journal, then rebuild every group
+//!         flusher, tick, link → start again, introduce it to those who use it
+//!         group, batcher or applier → end the other two, rebuild all three (with backoff)
+//!
+//! It is level-triggered: `Down` only says that a look is worth while. A supervisor's own next life
+//! therefore needs to know nothing of the one before, and is started by that one's drop.
+//!
+//! Promise: a group that was told `Faulted` stays out until the node restarts; others never notice.
+//! Not here: what a group restores (`group_life`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use polyraft_core::ids::{GroupId, Incarnation, NodeId};
+use polyraft_core::ports::StorageError;
+use polyraft_core::status::{GroupEvent, Health};
+use polyraft_core::time::Moment;
+use tokio::sync::oneshot;
+
+use crate::applier::{ApplyFailed, FlushTick, FlusherReplaced};
+use crate::directory::GroupCell;
+use crate::group_life::{self, LifeError};
+use crate::guard::{Down, DownGuard, Kill, KillMode};
+use crate::log_writer::{CreateGroup, LogWriter, StorageFailed};
+use crate::mailbox::{ActorKind, deliver_fact, offer};
+use crate::node_parts::{NodeActors, NodeParts};
+use crate::peer_link::PeerLink;
+use crate::spawner::{Place, start};
+use crate::state_flusher::StateFlusher;
+use crate::tick::{RegisterGroup, RegisterLink, Tick};
+
+/// Deaths in a row, each soon after the last, after which a group is quarantined (RT-5).
+const DEATHS_IN_A_ROW_MAX: u32 = 12;
+/// A life this long ends the row.
+const HEALTHY_LIFE: Duration = Duration::from_secs(10);
+/// Pause before the second life in a row; doubles up to [`BACKOFF_MAX`].
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+/// Longest pause.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Command from the node: create a group durably, and start it. One per creation in progress.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct CreateAndStart {
+    /// The group, as it is first written.
+    pub create: CreateGroup,
+    /// Its cell, already in the directory.
+    pub cell: Arc<GroupCell>,
+}
+
+/// Fact from a group: its log cannot be read any more. At most one per life.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct GroupFailed {
+    /// The group.
+    pub group: GroupId,
+    /// Why.
+    pub reason: String,
+}
+
+/// To itself: look around.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct LookAround;
+
+/// To itself, from a rebuild: it is over.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Rebuilt {
+    group: GroupId,
+    result: Result<(), LifeError>,
+}
+
+/// The deaths of one actor or group.
+#[derive(Debug, Clone, Copy, Default)]
+struct Row {
+    deaths: u32,
+    last: Moment,
+}
+
+/// The actor.
+pub struct Supervisor {
+    parts: Arc<NodeParts>,
+    rows: BTreeMap<GroupId, Row>,
+    rebuilding: BTreeMap<GroupId, Incarnation>,
+    next_incarnation: u64,
+    looked: Moment,
+}
+
+/// Starts a node's supervisor, which starts everything else.
+pub fn start_supervisor(parts: &Arc<NodeParts>) -> Addr<Supervisor> {
+    let for_actor = parts.clone();
+    let place = Place::Supervisor;
+    let addr = start(&*parts.spawner, place, ActorKind::Supervisor, move |_| Supervisor {
+        // Lives are numbered so that no two supervisors can give the same number.
+        next_incarnation: for_actor.entropy.next_u64() >> 1,
+        parts: for_actor,
+        rows: BTreeMap::new(),
+        rebuilding: BTreeMap::new(),
+        looked: Moment::START,
+    });
+    parts.set_supervisor(addr.clone());
+    addr
+}
+
+impl Supervisor {
+    fn guard(&mut self, actor: ActorKind, ctx: &Context<Self>) -> DownGuard {
+        self.next_incarnation += 1;
+        let incarnation = Incarnation::new(self.next_incarnation);
+        DownGuard::new(actor, None, incarnation, ctx.address().recipient())
+    }
+
+    fn look_around(&mut self, ctx: &mut Context<Self>) {
+        if self.parts.is_stopping() || self.parts.storage_failure().is_some() {
+            return;
+        }
+        let Some(actors) = self.node_actors(ctx) else { return };
+        self.look_at_links(&actors, ctx);
+        let now = self.parts.clock.now();
+        for (group, cell) in self.parts.directory.groups() {
+            self.look_at_group(group, &cell, now, &actors, ctx);
+        }
+        self.flush_all(now);
+    }
+
+    /// The actors that serve the whole node, each started again if it is gone.
+    fn node_actors(&mut self, ctx: &mut Context<Self>) -> Option<NodeActors> {
+        let before = self.parts.actors();
+        let log_writer_lives = before.as_ref().is_some_and(|a| a.log_writer.connected());
+        let flusher_lives = before.as_ref().is_some_and(|a| a.flusher.connected());
+        let tick_lives = before.as_ref().is_some_and(|a| a.tick.connected());
+        if log_writer_lives && flusher_lives && tick_lives {
+            return before;
+        }
+        let kept = before.as_ref();
+        let (log_writer, reader) = match kept.filter(|_| log_writer_lives) {
+            Some(actors) => (actors.log_writer.clone(), actors.reader.clone()),
+            None => self.start_log_writer(ctx)?,
+        };
+        let flusher = match kept.filter(|_| flusher_lives) {
+            Some(actors) => actors.flusher.clone(),
+            None => self.start_flusher(ctx),
+        };
+        let tick = match kept.filter(|_| tick_lives) {
+            Some(actors) => actors.tick.clone(),
+            None => self.start_tick(ctx),
+        };
+        let actors = NodeActors { log_writer, reader, flusher, tick };
+        self.parts.set_actors(actors.clone());
+        self.introduce(&actors, log_writer_lives);
+        Some(actors)
+    }
+
+    /// Makes the new node-wide actors known. What a dead log writer had in hand is unknown: every
+    /// group starts again from what is durable.
+    fn introduce(&self, actors: &NodeActors, log_writer_lived: bool) {
+        for (peer, link) in self.parts.directory.links() {
+            deliver_fact(&actors.tick.clone().recipient(), RegisterLink { peer, to: link.recipient() });
+        }
+        for (group, cell) in self.parts.directory.groups() {
+            let Some(addrs) = cell.addrs() else { continue };
+            if !log_writer_lived {
+                deliver_fact(&addrs.group.recipient(), Kill { mode: KillMode::Stop });
+                continue;
+            }
+            let to = actors.flusher.clone().recipient();
+            deliver_fact(&addrs.applier.recipient(), FlusherReplaced { to });
+            let to = addrs.group.recipient();
+            deliver_fact(&actors.tick.clone().recipient(), RegisterGroup { group, to });
+        }
+    }
+
+    fn start_log_writer(
+        &mut self,
+        ctx: &mut Context<Self>,
+    ) -> Option<(Addr<LogWriter>, Arc<dyn polyraft_core::ports::LogReader>)> {
+        let store = match (self.parts.open_log)() {
+            Ok(store) => store,
+            Err(error) => {
+                self.parts.storage_failed(format!("the journal cannot be opened: {error}"));
+                return None;
+            }
+        };
+        let reader = store.reader();
+        let guard = self.guard(ActorKind::LogWriter, ctx);
+        let failed = ctx.address().recipient::<StorageFailed>();
+        let parts = self.parts.clone();
+        let writer = start(&*self.parts.spawner, Place::LogWriter, ActorKind::LogWriter, move |_| {
+            let progress = parts.log_progress.clone();
+            let config = parts.settings.log_writer;
+            LogWriter::new(store, config, parts.clock.clone(), progress, failed, guard)
+        });
+        Some((writer, reader))
+    }
+
+    fn start_flusher(&mut self, ctx: &mut Context<Self>) -> Addr<StateFlusher> {
+        let guard = self.guard(ActorKind::StateFlusher, ctx);
+        let failed = ctx.address().recipient::<StorageFailed>();
+        let parts = self.parts.clone();
+        let place = Place::StateFlusher;
+        start(&*self.parts.spawner, place, ActorKind::StateFlusher, move |_| {
+            let (store, clock) = (parts.state.clone(), parts.clock.clone());
+            StateFlusher::new(store, parts.settings.state_flusher, clock, failed, guard)
+        })
+    }
+
+    fn start_tick(&mut self, ctx: &mut Context<Self>) -> Addr<Tick> {
+        let guard = self.guard(ActorKind::Tick, ctx);
+        let parts = self.parts.clone();
+        start(&*self.parts.spawner, Place::Tick, ActorKind::Tick, move |_| {
+            let (tick, beats) = (parts.settings.tick, parts.settings.heartbeat_ticks);
+            let heartbeat = tick * u32::try_from(beats).expect("a heartbeat is a few ticks");
+            Tick::new(tick, heartbeat, parts.clock.clone(), guard)
+        })
+    }
+
+    fn look_at_links(&mut self, actors: &NodeActors, ctx: &mut Context<Self>) {
+        for peer in self.parts.peers.clone() {
+            if self.parts.directory.link(peer).is_some_and(|link| link.connected()) {
+                continue;
+            }
+            let link = self.start_link(peer, ctx);
+            self.parts.directory.set_link(peer, link.clone());
+            let to = link.recipient();
+            deliver_fact(&actors.tick.clone().recipient(), RegisterLink { peer, to });
+        }
+    }
+
+    fn start_link(&mut self, peer: NodeId, ctx: &mut Context<Self>) -> Addr<PeerLink> {
+        let guard = self.guard(ActorKind::PeerLink, ctx);
+        let parts = self.parts.clone();
+        start(&*self.parts.spawner, Place::Transport, ActorKind::PeerLink, move |_| {
+            let (transport, directory) = (parts.transport.clone(), parts.directory.clone());
+            PeerLink::new((parts.node, peer), transport, directory, parts.clock.clone(), guard)
+        })
+    }
+
+    fn look_at_group(
+        &mut self,
+        group: GroupId,
+        cell: &Arc<GroupCell>,
+        now: Moment,
+        actors: &NodeActors,
+        ctx: &mut Context<Self>,
+    ) {
+        let dead = cell.addrs().is_none_or(|a| {
+            !(a.group.connected() && a.batcher.connected() && a.applier.connected())
+        });
+        let out = matches!(cell.status().health, Health::Faulted(_) | Health::Stopped);
+        if !dead || out || self.rebuilding.contains_key(&group) {
+            return;
+        }
+        let row = self.rows.entry(group).or_default();
+        if now.since(row.last) > HEALTHY_LIFE {
+            row.deaths = 0;
+        }
+        row.deaths += 1;
+        row.last = now;
+        let deaths = row.deaths;
+        if deaths > DEATHS_IN_A_ROW_MAX {
+            return self.quarantine(group, format!("its actors died {deaths} times in a row"));
+        }
+        let pause = backoff(deaths);
+        self.rebuild(group, cell.clone(), pause, actors.clone(), ctx);
+    }
+
+    fn rebuild(
+        &mut self,
+        group: GroupId,
+        cell: Arc<GroupCell>,
+        pause: Duration,
+        actors: NodeActors,
+        ctx: &mut Context<Self>,
+    ) {
+        self.next_incarnation += 1;
+        let incarnation = Incarnation::new(self.next_incarnation);
+        self.rebuilding.insert(group, incarnation);
+        cell.publish_health(Health::Restarting);
+        let down = ctx.address().recipient::<Down>();
+        let life = group_life::rebuild(self.parts.clone(), actors, cell, group, incarnation, down);
+        let rebuilt = async move {
+            tokio::time::sleep(pause).await;
+            life.await
+        };
+        let rebuilt = rebuilt.into_actor(self).map(move |result, supervisor, ctx| {
+            supervisor.rebuilt(group, result, ctx);
+        });
+        ctx.spawn(rebuilt);
+    }
+
+    fn rebuilt(&mut self, group: GroupId, result: Result<(), LifeError>, ctx: &mut Context<Self>) {
+        self.rebuilding.remove(&group);
+        match result {
+            Ok(()) => {
+                metrics::counter!("polyraft_group_lives_total").increment(1);
+                let lives = u64::from(self.rows.get(&group).map_or(0, |row| row.deaths));
+                if let Some(cell) = self.parts.directory.group(group).filter(|_| lives > 1) {
+                    cell.raise(GroupEvent::ActorRestarted { actor: ActorKind::Group.as_str(), lives });
+                }
+            }
+            Err(LifeError::Interrupted) => ctx.notify(LookAround),
+            Err(LifeError::Storage(error @ (StorageError::Corrupt { .. } | StorageError::UnknownGroup { .. }))) => {
+                self.quarantine(group, error.to_string());
+            }
+            Err(error) => self.quarantine(group, error.to_string()),
+        }
+    }
+
+    /// Takes one group out of service on this node; everything else goes on.
+    fn quarantine(&mut self, group: GroupId, reason: String) {
+        tracing::error!(%group, reason, "group faulted");
+        metrics::counter!("polyraft_groups_faulted_total").increment(1);
+        let Some(cell) = self.parts.directory.group(group) else { return };
+        cell.publish_health(Health::Faulted(reason.clone()));
+        if let Some(addrs) = cell.addrs() {
+            cell.set_addrs(None);
+            group_life::end(&addrs);
+        }
+        cell.raise(GroupEvent::GroupFaulted { reason });
+    }
+
+    /// Once an interval, appliers bring their durable state up to date.
+    fn flush_all(&mut self, now: Moment) {
+        if now.since(self.looked) < self.parts.settings.flush_interval {
+            return;
+        }
+        self.looked = now;
+        for (_, cell) in self.parts.directory.groups() {
+            if let Some(addrs) = cell.addrs() {
+                let _ = offer(&addrs.applier.recipient(), ActorKind::Applier, FlushTick);
+            }
+        }
+    }
+}
+
+/// None for a first life, then doubling.
+fn backoff(deaths: u32) -> Duration {
+    match deaths {
+        0 | 1 => Duration::ZERO,
+        more => BACKOFF_MIN.saturating_mul(1 << (more - 2).min(16)).min(BACKOFF_MAX),
+    }
+}
+
+impl Actor for Supervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.look_around(ctx);
+        let interval = self.parts.settings.flush_interval;
+        ctx.run_interval(interval, |supervisor, ctx| supervisor.look_around(ctx));
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if !self.parts.is_stopping() {
+            metrics::counter!("polyraft_actor_panics_total", "actor" => "supervisor").increment(1);
+            start_supervisor(&self.parts);
+        }
+    }
+}
+
+crate::guard::killable!(Supervisor);
+
+impl Handler<LookAround> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: LookAround, ctx: &mut Self::Context) {
+        self.look_around(ctx);
+    }
+}
+
+impl Handler<Down> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, down: Down, ctx: &mut Self::Context) {
+        let actor = down.actor.as_str();
+        metrics::counter!("polyraft_actor_down_total", "actor" => actor).increment(1);
+        self.look_around(ctx);
+    }
+}
+
+impl Handler<CreateAndStart> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, message: CreateAndStart, ctx: &mut Self::Context) {
+        let Some(actors) = self.node_actors(ctx) else { return };
+        let CreateAndStart { create, cell } = message;
+        let group = create.append.group;
+        let (written, done) = oneshot::channel();
+        let CreateGroup { append, reply } = create;
+        deliver_fact(&actors.log_writer.recipient(), CreateGroup { append, reply: written });
+        self.rebuilding.insert(group, Incarnation::default());
+        let created = done.into_actor(self).map(move |result, supervisor, ctx| {
+            supervisor.rebuilding.remove(&group);
+            if matches!(result, Ok(Ok(()))) {
+                let now = supervisor.parts.clock.now();
+                if let Some(actors) = supervisor.node_actors(ctx) {
+                    supervisor.look_at_group(group, &cell, now, &actors, ctx);
+                }
+            } else {
+                supervisor.parts.directory.remove_group(group);
+            }
+            // An Err means that the creator has stopped waiting.
+            let _ = result.map(|result| reply.send(result));
+        });
+        ctx.spawn(created);
+    }
+}
+
+impl Handler<ApplyFailed> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, failed: ApplyFailed, _: &mut Self::Context) {
+        let ApplyFailed { group, index, reason, .. } = failed;
+        self.quarantine(group, format!("entry {index} cannot be applied: {reason}"));
+    }
+}
+
+impl Handler<GroupFailed> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, GroupFailed { group, reason }: GroupFailed, _: &mut Self::Context) {
+        self.quarantine(group, reason);
+    }
+}
+
+impl Handler<StorageFailed> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, failed: StorageFailed, _: &mut Self::Context) {
+        let reason = format!("the {:?} store failed: {}", failed.store, failed.error);
+        tracing::error!(reason, "storage failed: this node acknowledges nothing any more");
+        self.parts.storage_failed(reason);
+    }
+}

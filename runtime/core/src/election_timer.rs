@@ -1,0 +1,69 @@
+//! Election timeouts from a seeded source, so that a run replays exactly.
+//!
+//! raft-rs draws its timeout from `thread_rng` whenever it resets; the replica overwrites that draw
+//! before and after every tick (DESIGN §3, rule 9). A new timeout is drawn for every campaign.
+//! Source: SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators").
+
+/// Draws election timeouts in `[base, 2 × base)` ticks.
+#[derive(Debug)]
+pub struct ElectionTimer {
+    base_ticks: u64,
+    state: u64,
+    epoch: (u64, u8),
+    current: usize,
+}
+
+impl ElectionTimer {
+    /// A timer for one replica; `seed` must differ between replicas and between their lives.
+    pub fn new(base_ticks: u64, seed: u64) -> Self {
+        let mut timer = Self { base_ticks, state: seed, epoch: (0, 0), current: 0 };
+        timer.draw();
+        timer
+    }
+
+    /// The timeout in force in this (term, role): a new one whenever either changed.
+    pub fn timeout(&mut self, term: u64, role: u8) -> usize {
+        if self.epoch != (term, role) {
+            self.epoch = (term, role);
+            self.draw();
+        }
+        self.current
+    }
+
+    /// Draws a new timeout: a campaign in the same term and role has failed.
+    pub fn draw(&mut self) {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        let ticks = self.base_ticks + z % self.base_ticks;
+        self.current = usize::try_from(ticks).expect("a timeout in ticks fits in memory");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_cover_the_whole_range_and_replay() {
+        let run = |seed| {
+            let mut timer = ElectionTimer::new(10, seed);
+            (0..1_000).map(|term| timer.timeout(term, 0)).collect::<Vec<_>>()
+        };
+        let drawn = run(7);
+        assert_eq!(drawn, run(7));
+        assert_ne!(drawn, run(8));
+        assert!((10..20).all(|ticks| drawn.contains(&ticks)));
+        assert!(drawn.iter().all(|ticks| (10..20).contains(ticks)));
+    }
+
+    #[test]
+    fn the_same_epoch_keeps_its_timeout() {
+        let mut timer = ElectionTimer::new(1_000_000, 1);
+        let first = timer.timeout(3, 1);
+        assert_eq!(timer.timeout(3, 1), first);
+        assert_ne!(timer.timeout(3, 2), first);
+    }
+}

@@ -1,0 +1,582 @@
+//! One replica of one group: raft-rs behind inputs and outputs.
+//!
+//!     on_message ─┐                        ┌→ appends   → on_persisted
+//!     on_tick ────┤                        ├→ send
+//!     propose ────┼→ RawNode ─take_output─→├→ apply     → on_applied
+//!     read ───────┤                        ├→ undecided, reads, events
+//!     on_… ───────┘                        └→ fetches   → on_fetched
+//!
+//! Promise: nothing that depends on durability leaves before `on_persisted` covers it; entries are
+//! handed over in order, once; every waiter comes back exactly once.
+//! Invariants, asserted: `compacted ≤ durable applied ≤ applied ≤ commit ≤ last`, `persisted ≤ last`.
+//! Not here: clocks (ticks come in), randomness (a seed comes in), I/O (ports).
+//! Source: raft-rs `RawNode`, async ready; Raft thesis §10.2.1.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+use raft::{Config, RaftState, RawNode, ReadOnlyOption, StateRole};
+
+use crate::apply_queue::{ApplyQueue, Next};
+use crate::compaction::{Compaction, Retention};
+use crate::conf_change::ConfChange;
+use crate::election_timer::ElectionTimer;
+use crate::entry::{Configuration, HardState, LogEntry};
+use crate::ids::{GroupId, LogIndex, NodeId, ReadyNumber, ReplicaId, Term};
+use crate::limits;
+use crate::log_tail::{Fetch, LogTail};
+use crate::message::{Body, Envelope};
+use crate::output::{Append, Committed, Output, Refusal, Refused, StepError};
+use crate::pending::{PendingProposals, Undecided};
+use crate::ports::{GroupAppend, RestoredLog};
+use crate::raft_bridge;
+use crate::read_queue::ReadQueue;
+use crate::status::{GroupEvent, GroupStatus, Health, Role};
+use crate::validate::{self, ReplicaView};
+
+/// What a replica must be told that its log does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaConfig {
+    /// The group.
+    pub group: GroupId,
+    /// Election timeouts are drawn from `[election_ticks, 2 × election_ticks)`.
+    pub election_ticks: u64,
+    /// A leader sends heartbeats every so many ticks; less than `election_ticks`.
+    pub heartbeat_ticks: u64,
+    /// Random, and different in every life: seeds election timeouts and read contexts.
+    pub seed: u64,
+    /// Entries kept in memory once applied, in bytes.
+    pub tail_bytes_max: usize,
+    /// Committed entries that the applier may hold, in bytes.
+    pub apply_in_flight_bytes_max: usize,
+    /// Committed entries not yet applied, in bytes, beyond which proposals are refused; a follower
+    /// refuses appends beyond twice this.
+    pub apply_backlog_bytes_max: usize,
+    /// What stays in the log after it was compacted.
+    pub retention: Retention,
+    /// Whether this replica stands for election after two heartbeat intervals, until it has heard of
+    /// a leader in this life. One of a group's members should, so that neither a new group nor a
+    /// restarted cluster waits for an election timeout; pre-vote keeps it from disturbing a leader.
+    pub stands_first: bool,
+}
+
+/// A replica. `W` waits for a proposal, `R` for a read; both belong to the shell.
+pub struct Replica<W, R> {
+    config: ReplicaConfig,
+    name: Arc<str>,
+    id: ReplicaId,
+    raft: RawNode<LogTail>,
+    configuration: Arc<Configuration>,
+    pending: PendingProposals<W>,
+    reads: ReadQueue<R>,
+    applying: ApplyQueue,
+    compaction: Compaction,
+    timer: ElectionTimer,
+    first_timeout: Option<usize>,
+    tick: u64,
+    held: VecDeque<Held>,
+    appended: ReadyNumber,
+    persisted: ReadyNumber,
+    newest: ReadyNumber,
+    saved_hard_state: HardState,
+    unsaved_configuration: Option<Configuration>,
+    seen: (Role, Term, Option<NodeId>),
+    output: Output<W, R>,
+}
+
+/// A ready whose messages wait until everything appended up to `needs` is durable.
+struct Held {
+    needs: ReadyNumber,
+    ready: ReadyNumber,
+    messages: Vec<Message>,
+}
+
+impl<W, R> Replica<W, R> {
+    /// A replica over what storage restored, behind a state that has durably applied `applied`.
+    ///
+    /// # Errors
+    /// raft-rs refused the configuration: the restored log is inconsistent.
+    pub fn new(
+        config: ReplicaConfig,
+        restored: RestoredLog,
+        applied: LogIndex,
+    ) -> Result<Self, raft::Error> {
+        assert!(
+            restored.compacted.index <= applied && applied <= restored.last,
+            "group {}: applied {applied} outside the log ({}, {}]",
+            config.group,
+            restored.compacted.index,
+            restored.last
+        );
+        let id = restored.identity.replica;
+        let raft = RawNode::new(
+            &raft_config(&config, id, applied),
+            restored_tail(&restored, applied),
+            &slog::Logger::root(slog::Discard, slog::o!()),
+        )?;
+        let read_retry = 2 * config.heartbeat_ticks;
+        let mut replica = Self {
+            name: restored.identity.name.as_str().into(),
+            id,
+            configuration: Arc::new(restored.configuration),
+            pending: PendingProposals::default(),
+            reads: ReadQueue::new(id, config.seed, read_retry, 3 * config.election_ticks),
+            applying: ApplyQueue::new(applied, config.apply_in_flight_bytes_max),
+            compaction: Compaction::new(config.retention, applied),
+            timer: ElectionTimer::new(config.election_ticks, config.seed),
+            first_timeout: config.stands_first.then_some(2 * ticks(config.heartbeat_ticks)),
+            tick: 0,
+            held: VecDeque::new(),
+            appended: ReadyNumber::default(),
+            persisted: ReadyNumber::default(),
+            newest: ReadyNumber::default(),
+            saved_hard_state: restored.hard_state,
+            unsaved_configuration: None,
+            seen: (Role::Follower, restored.hard_state.term, None),
+            output: Output::default(),
+            config,
+            raft,
+        };
+        replica.pin_election_timeout();
+        Ok(replica)
+    }
+
+    /// A message from the replica's peer on the authenticated node `from`.
+    ///
+    /// # Errors
+    /// It was refused and changed nothing; see [`StepError`].
+    pub fn on_message(&mut self, from: NodeId, envelope: Envelope) -> Result<(), StepError> {
+        let sender = envelope.from;
+        let message = validate::check(&self.view(), from, envelope)?;
+        let backlog_max = 2 * self.config.apply_backlog_bytes_max;
+        if !message.entries.is_empty() && self.applying.backlog_bytes() > backlog_max {
+            return Err(StepError::ApplyBacklogFull(self.config.group));
+        }
+        let (term, floor) = (message.term.get(), message.compact_floor);
+        let stepped = self.raft.step(raft_bridge::message_to_raft(message, sender, self.id));
+        if term == self.raft.raft.term && sender.get() == self.raft.raft.leader_id {
+            self.compaction.raise_floor(floor);
+        }
+        self.pin_election_timeout();
+        match stepped {
+            Ok(()) | Err(raft::Error::StepPeerNotFound) => Ok(()),
+            Err(error) => Err(StepError::Raft(error)),
+        }
+    }
+
+    /// One tick of the configured length has passed.
+    pub fn on_tick(&mut self) {
+        self.tick += 1;
+        self.pin_election_timeout();
+        let campaigned = self.raft.tick() && self.raft.raft.state != StateRole::Leader;
+        if campaigned {
+            self.timer.draw();
+        }
+        self.pin_election_timeout();
+        self.output.reads_failed.extend(self.reads.on_tick(self.tick));
+    }
+
+    /// Every append up to `number` is durable.
+    pub fn on_persisted(&mut self, number: ReadyNumber) {
+        assert!(number <= self.newest, "ready {number} was never produced");
+        self.persisted = self.persisted.max(number);
+        self.release_held();
+    }
+
+    /// The applier has applied everything up to `index`, and made it durable up to `durable`.
+    pub fn on_applied(&mut self, index: LogIndex, durable: LogIndex) {
+        assert!(durable <= index, "durable state {durable} is ahead of applied {index}");
+        self.applying.on_applied(index);
+        self.raft.advance_apply_to(index.get());
+        self.compaction.durable_applied(durable);
+        self.raft.mut_store().evict(self.config.tail_bytes_max, index);
+    }
+
+    /// Durable entries that [`Output::fetches`] asked for.
+    pub fn on_fetched(&mut self, fetch: Fetch, entries: Vec<LogEntry>) {
+        let entries = entries.into_iter().map(raft_bridge::entry_to_raft).collect();
+        self.raft.mut_store().set_fetched(entries);
+        self.raft.on_entries_fetched(fetch.context);
+        self.raft.mut_store().set_fetched(Vec::new());
+    }
+
+    /// Messages to the replica on `node` were dropped, or its link is down.
+    pub fn on_unreachable(&mut self, node: NodeId) {
+        if let Some(replica) = self.configuration.replica_on(node) {
+            self.raft.report_unreachable(replica.get());
+        }
+    }
+
+    /// Proposes one encoded batch (see [`crate::batch`]) as one entry. `waiter` is registered first.
+    ///
+    /// # Errors
+    /// The entry was not appended; waiter and batch come back.
+    pub fn propose(&mut self, batch: Bytes, waiter: W) -> Result<(), Refused<W>> {
+        if let Some(why) = self.refuse_proposal() {
+            return Err(Refused { waiter, batch, why });
+        }
+        let index = LogIndex::new(self.raft.raft.raft_log.last_index()).next();
+        let term = Term::new(self.raft.raft.term);
+        self.pending.register(index, term, waiter);
+        let entry = Entry { data: batch.clone(), ..Entry::default() };
+        if self.step_proposal(entry).is_err() {
+            let waiter = self.pending.unregister_last().expect("it was registered above");
+            return Err(Refused { waiter, batch, why: Refusal::UncommittedFull });
+        }
+        assert_eq!(self.raft.raft.raft_log.last_index(), index.get(), "one batch, one entry");
+        Ok(())
+    }
+
+    /// Proposes a change of membership. It takes effect when its entry is applied; if another one
+    /// turns out to be pending, raft-rs makes an empty entry of it, and nothing changes.
+    ///
+    /// # Errors
+    /// This replica does not lead, or a change is pending: nothing was proposed.
+    pub fn propose_members(&mut self, change: &ConfChange) -> Result<LogIndex, Refusal> {
+        if let Some(why) = self.refuse_proposal() {
+            return Err(why);
+        }
+        if self.raft.raft.has_pending_conf() {
+            return Err(Refusal::ChangePending);
+        }
+        let mut entry = Entry { data: change.encode(), ..Entry::default() };
+        entry.set_entry_type(EntryType::EntryConfChangeV2);
+        self.step_proposal(entry).map_err(|_| Refusal::UncommittedFull)?;
+        Ok(LogIndex::new(self.raft.raft.raft_log.last_index()))
+    }
+
+    /// Asks for the index at which a linearizable read may be answered.
+    pub fn read(&mut self, reader: R) {
+        self.reads.push(self.tick, reader);
+    }
+
+    /// Asks this leader to hand leadership to the replica on `node`. The outcome is an event.
+    pub fn transfer_leader(&mut self, node: NodeId) {
+        let leads = self.raft.raft.state == StateRole::Leader;
+        if let Some(replica) = self.configuration.replica_on(node).filter(|_| leads) {
+            self.raft.transfer_leader(replica.get());
+        }
+    }
+
+    /// Stands for election now.
+    pub fn campaign(&mut self) {
+        if self.raft.raft.raft_log.persisted == self.raft.raft.raft_log.last_index() {
+            let _ = self.raft.campaign();
+        }
+        self.pin_election_timeout();
+    }
+
+    /// Everything that followed from the inputs since the last call.
+    pub fn take_output(&mut self) -> Output<W, R> {
+        loop {
+            self.start_reads();
+            self.hand_over_committed();
+            if !self.raft.has_ready() {
+                break;
+            }
+            self.process_ready();
+        }
+        self.pin_election_timeout();
+        self.compact();
+        self.save_configuration();
+        self.output.fetches = self.raft.mut_store().take_fetches();
+        std::mem::take(&mut self.output)
+    }
+
+    /// Takes every waiter and reader: the replica stops.
+    pub fn drain(&mut self) -> (Vec<W>, Vec<R>) {
+        (self.pending.leadership_lost(LogIndex::ZERO).collect(), self.reads.drain())
+    }
+
+    /// A copy of what is worth publishing.
+    pub fn status(&self) -> GroupStatus {
+        let log = &self.raft.raft.raft_log;
+        let status = GroupStatus {
+            group: self.config.group,
+            name: self.name.clone(),
+            replica: self.id,
+            health: Health::Healthy,
+            role: self.role(),
+            term: Term::new(self.raft.raft.term),
+            leader: self.leader(),
+            compacted: self.raft.store().compacted().index,
+            last: LogIndex::new(log.last_index()),
+            persisted: LogIndex::new(log.persisted),
+            commit: LogIndex::new(log.committed),
+            applied: self.applying.applied(),
+            configuration: self.configuration.clone(),
+        };
+        assert!(status.compacted <= status.applied, "compacted beyond applied: {status:?}");
+        assert!(status.applied <= status.commit, "applied beyond commit: {status:?}");
+        assert!(status.commit <= status.last, "commit beyond last: {status:?}");
+        assert!(status.persisted <= status.last, "persisted beyond last: {status:?}");
+        status
+    }
+
+    /// This replica's role.
+    pub fn role(&self) -> Role {
+        match self.raft.raft.state {
+            StateRole::Follower => Role::Follower,
+            StateRole::PreCandidate => Role::PreCandidate,
+            StateRole::Candidate => Role::Candidate,
+            StateRole::Leader => Role::Leader,
+        }
+    }
+
+    /// The leader's node, if known.
+    pub fn leader(&self) -> Option<NodeId> {
+        let leader = self.raft.raft.leader_id;
+        (leader != 0).then(|| self.configuration.node_of(ReplicaId::new(leader))).flatten()
+    }
+
+    fn view(&self) -> ReplicaView<'_> {
+        let log = &self.raft.raft.raft_log;
+        ReplicaView {
+            group: self.config.group,
+            replica: self.id,
+            term: Term::new(self.raft.raft.term),
+            commit: LogIndex::new(log.committed),
+            last: LogIndex::new(log.last_index()),
+            configuration: &self.configuration,
+        }
+    }
+
+    fn refuse_proposal(&self) -> Option<Refusal> {
+        let raft = &self.raft.raft;
+        if raft.state != StateRole::Leader || raft.lead_transferee.is_some() {
+            return Some(Refusal::NotLeader);
+        }
+        let full = self.applying.backlog_bytes() > self.config.apply_backlog_bytes_max;
+        full.then_some(Refusal::ApplyBacklogFull)
+    }
+
+    fn step_proposal(&mut self, entry: Entry) -> raft::Result<()> {
+        let mut message = Message { from: self.id.get(), ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        message.set_entries(vec![entry].into());
+        self.raft.raft.step(message)
+    }
+
+    /// Reads go to raft-rs only when it will not drop them: a leader first commits in its own term
+    /// (RD-3), a follower needs to know its leader.
+    fn start_reads(&mut self) {
+        let raft = &self.raft.raft;
+        let ready = match raft.state {
+            StateRole::Leader => raft.commit_to_current_term(),
+            _ => raft.leader_id != 0,
+        };
+        if ready && let Some(context) = self.reads.start_round(self.tick) {
+            self.raft.read_index(context);
+        }
+    }
+
+    fn process_ready(&mut self) {
+        let mut ready = self.raft.ready();
+        let number = ReadyNumber::new(ready.number());
+        self.newest = number;
+        for message in ready.take_messages() {
+            self.send(message);
+        }
+        let entries = ready.take_entries();
+        self.raft.mut_store().append(&entries);
+        let must_sync = ready.must_sync();
+        self.append(number, &entries, must_sync);
+        let messages = ready.take_persisted_messages();
+        self.held.push_back(Held { needs: self.appended, ready: number, messages });
+        for read in ready.take_read_states() {
+            let index = LogIndex::new(read.index);
+            self.output.reads.extend(self.reads.confirmed(&read.request_ctx, index));
+        }
+        self.applying.push(ready.take_committed_entries());
+        self.raft.advance_append_async(ready);
+        self.observe_role();
+        self.release_held();
+    }
+
+    /// A hard state that only learned a commit index is not worth a sync: it goes with the next one.
+    fn append(&mut self, number: ReadyNumber, entries: &[Entry], must_sync: bool) {
+        if !must_sync {
+            return;
+        }
+        let hard_state = raft_bridge::hard_state_from_raft(&self.raft.raft.hard_state());
+        let changed = (hard_state != self.saved_hard_state).then_some(hard_state);
+        self.saved_hard_state = hard_state;
+        self.appended = number;
+        self.output.appends.push(Append {
+            number,
+            append: GroupAppend {
+                hard_state: changed,
+                configuration: self.unsaved_configuration.take(),
+                entries: entries.iter().cloned().map(log_entry).collect(),
+                ..GroupAppend::empty(self.config.group)
+            },
+        });
+    }
+
+    fn release_held(&mut self) {
+        while self.held.front().is_some_and(|held| held.needs <= self.persisted) {
+            let held = self.held.pop_front().expect("front was just seen");
+            for message in held.messages {
+                self.send(message);
+            }
+            self.raft.on_persist_ready(held.ready.get());
+        }
+    }
+
+    fn send(&mut self, message: Message) {
+        let to = ReplicaId::new(message.to);
+        let Some(to_node) = self.configuration.node_of(to) else { return };
+        let leads = self.raft.raft.state == StateRole::Leader;
+        let floor = if leads { self.replicated_floor() } else { LogIndex::ZERO };
+        let Ok(messages) = raft_bridge::messages_from_raft(message, floor) else {
+            return self.raft.report_unreachable(to.get());
+        };
+        let (group, from) = (self.config.group, self.id);
+        let envelopes = messages.into_iter().map(|message| {
+            let body = Body::Raft(message);
+            Envelope { group, from, to, to_node, body }
+        });
+        self.output.send.extend(envelopes);
+    }
+
+    /// The index up to which every replica's log is durable, as this leader knows it.
+    fn replicated_floor(&self) -> LogIndex {
+        let matched = self.raft.raft.prs().iter().map(|(_, progress)| progress.matched).min();
+        LogIndex::new(matched.unwrap_or(0))
+    }
+
+    fn hand_over_committed(&mut self) {
+        while let Some(next) = self.applying.next() {
+            let entry = match next {
+                Next::Hand(entry) => entry,
+                Next::Configure(entry) => {
+                    self.configure(&entry);
+                    entry
+                }
+            };
+            let (index, term) = (LogIndex::new(entry.index), Term::new(entry.term));
+            let undecided = &mut self.output.undecided;
+            let waiter = self.pending.committed(index, term, |waiter| {
+                undecided.push((waiter, Undecided::Superseded));
+            });
+            let entry = log_entry(entry);
+            self.output.apply.push(Committed { entry, waiter });
+        }
+    }
+
+    fn configure(&mut self, entry: &Entry) {
+        let index = LogIndex::new(entry.index);
+        if index <= self.configuration.index {
+            return; // A replay after a restart: this configuration is already in force.
+        }
+        let change = ConfChange::decode(&entry.data).expect("changes are checked before the log");
+        let raft_change = raft_bridge::conf_change_to_raft(&change);
+        let Ok(state) = self.raft.apply_conf_change(&raft_change) else { return };
+        let configuration =
+            raft_bridge::configuration_after(&self.configuration, &change, index, &state);
+        self.configuration = Arc::new(configuration.clone());
+        self.unsaved_configuration = Some(configuration.clone());
+        self.output.events.push(GroupEvent::ConfChanged { configuration });
+    }
+
+    fn save_configuration(&mut self) {
+        if let Some(configuration) = self.unsaved_configuration.take() {
+            self.appended = self.newest;
+            let mut append = GroupAppend::empty(self.config.group);
+            append.configuration = Some(configuration);
+            self.output.appends.push(Append { number: self.newest, append });
+        }
+    }
+
+    fn compact(&mut self) {
+        if self.raft.raft.state == StateRole::Leader {
+            self.compaction.raise_floor(self.replicated_floor());
+        }
+        let compacted = self.raft.store().compacted().index;
+        let tail = self.raft.store();
+        let Some(index) = self.compaction.due(compacted, tail.last()) else { return };
+        let point = self.raft.mut_store().compact(index);
+        self.appended = self.newest;
+        let mut append = GroupAppend::empty(self.config.group);
+        append.compact = Some(point);
+        self.output.appends.push(Append { number: self.newest, append });
+    }
+
+    /// raft-rs draws timeouts from thread-local randomness; ours replace them (DESIGN §3, rule 9).
+    fn pin_election_timeout(&mut self) {
+        let raft = &mut self.raft.raft;
+        let drawn = self.timer.timeout(raft.term, raft.state as u8);
+        if raft.leader_id != 0 {
+            self.first_timeout = None;
+        }
+        let timeout = self.first_timeout.unwrap_or(drawn);
+        if raft.randomized_election_timeout() != timeout {
+            raft.set_randomized_election_timeout(timeout);
+        }
+    }
+
+    fn observe_role(&mut self) {
+        let now = (self.role(), Term::new(self.raft.raft.term), self.leader());
+        let was = std::mem::replace(&mut self.seen, now);
+        if was == now {
+            return;
+        }
+        let (role, term, leader) = now;
+        if was.0 == Role::Leader && (role != Role::Leader || was.1 != term) {
+            let commit = LogIndex::new(self.raft.raft.raft_log.committed);
+            let lost = self.pending.leadership_lost(commit);
+            self.output.undecided.extend(lost.map(|waiter| (waiter, Undecided::Unknown)));
+        }
+        if was.0 != Role::Leader && role == Role::Leader {
+            self.output.events.push(GroupEvent::BecameLeader { term });
+        } else if was.0 != Role::Follower && role == Role::Follower {
+            self.output.events.push(GroupEvent::BecameFollower { term });
+        }
+        if (was.1, was.2) != (term, leader) {
+            self.output.events.push(GroupEvent::LeaderChanged { term, leader });
+        }
+    }
+}
+
+fn ticks(ticks: u64) -> usize {
+    usize::try_from(ticks).expect("a timeout in ticks fits in memory")
+}
+
+fn raft_config(config: &ReplicaConfig, id: ReplicaId, applied: LogIndex) -> Config {
+    Config {
+        id: id.get(),
+        election_tick: ticks(config.election_ticks),
+        heartbeat_tick: ticks(config.heartbeat_ticks),
+        applied: applied.get(),
+        max_size_per_msg: limits::APPEND_BYTES_MAX as u64,
+        max_inflight_msgs: limits::APPEND_INFLIGHT_MAX,
+        check_quorum: true,
+        pre_vote: true,
+        read_only_option: ReadOnlyOption::Safe,
+        batch_append: true,
+        max_uncommitted_size: limits::UNCOMMITTED_BYTES_MAX as u64,
+        max_committed_size_per_ready: limits::COMMITTED_BYTES_PER_READY_MAX as u64,
+        ..Config::default()
+    }
+}
+
+/// The commit index is persisted lazily, so the state may have durably applied more than it says.
+fn restored_tail(restored: &RestoredLog, applied: LogIndex) -> LogTail {
+    let mut hard_state = restored.hard_state;
+    hard_state.commit = hard_state.commit.max(applied);
+    assert!(hard_state.commit <= restored.last, "commit {} is not in the log", hard_state.commit);
+    let initial = RaftState::new(
+        raft_bridge::hard_state_to_raft(&hard_state),
+        raft_bridge::conf_state_to_raft(&restored.configuration),
+    );
+    let entries = restored.entries.iter().cloned().map(raft_bridge::entry_to_raft).collect();
+    let runs = restored.term_runs.clone();
+    LogTail::new(initial, restored.compacted, runs, restored.last, entries)
+}
+
+/// An entry of this replica's own log, in our terms.
+fn log_entry(entry: Entry) -> LogEntry {
+    raft_bridge::entry_from_raft(entry).expect("only entries of our kinds enter the log")
+}

@@ -1,0 +1,264 @@
+//! Group handle: what an embedder holds of one group.
+//!
+//!     propose ─→ Batcher ─→ … committed, applied ─→ Applied
+//!     read ────→ Group ─index confirmed→ Applier ─→ the machine's answer
+//!
+//! A handle is a cheap clone and stays valid across restarts of the group's actors. It works on
+//! every node: a follower forwards proposals to its leader and asks it for read indexes. Calls need
+//! a tokio runtime with time enabled, any one; the node itself runs on threads of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::dev::SendError;
+use bytes::Bytes;
+use polyraft_actors::applier::Query;
+use polyraft_actors::batcher::{GetBatcherStats, Propose};
+use polyraft_actors::directory::{GroupAddrs, GroupCell};
+use polyraft_actors::group::{Read, TransferLeader};
+use polyraft_actors::proposal::UnitReply;
+use polyraft_core::batch::Unit;
+use polyraft_core::error::{ProposeError, ReadError};
+use polyraft_core::ids::{GroupId, LogIndex, NodeId, Term};
+use polyraft_core::message::AppliedUnit;
+use polyraft_core::propose_batcher::BatcherStats;
+use polyraft_core::state_machine::Response;
+use polyraft_core::status::{GroupEvent, GroupStatus, Health};
+use tokio::sync::{broadcast, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+/// Time that the outcome of a proposal may take beyond its deadline to reach the caller, so that the
+/// batcher's own, more precise answer comes first.
+const ANSWER_GRACE: Duration = Duration::from_millis(50);
+
+/// A command that was committed and applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// The entry that carried it.
+    pub index: LogIndex,
+    /// The entry's term.
+    pub term: Term,
+    /// The command's position within the entry, from 0.
+    pub sub_index: u32,
+    /// What the state machine answered.
+    pub response: Response,
+}
+
+/// Commands that were committed and applied as one contiguous run of one entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppliedBatch {
+    /// The entry that carried them.
+    pub index: LogIndex,
+    /// The entry's term.
+    pub term: Term,
+    /// The first command's position within the entry, from 0; the others follow it.
+    pub first_sub_index: u32,
+    /// One answer per command, in order.
+    pub responses: Vec<Response>,
+}
+
+/// One group on one node.
+#[derive(Clone)]
+pub struct GroupHandle {
+    id: GroupId,
+    cell: Arc<GroupCell>,
+    deadline: Duration,
+}
+
+impl GroupHandle {
+    pub(crate) fn new(id: GroupId, cell: Arc<GroupCell>, deadline: Duration) -> Self {
+        Self { id, cell, deadline }
+    }
+
+    /// The group's id.
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// The group's name.
+    pub fn name(&self) -> Arc<str> {
+        self.cell.status().name
+    }
+
+    /// The replica as it last published itself. Never waits for the group (RT-7).
+    pub fn status(&self) -> GroupStatus {
+        self.cell.status()
+    }
+
+    /// The group's events from now on. A receiver that falls behind is told how many it missed.
+    pub fn subscribe(&self) -> broadcast::Receiver<GroupEvent> {
+        self.cell.subscribe()
+    }
+
+    /// The same handle with another deadline for its calls; the default is the configured one.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { deadline, ..self.clone() }
+    }
+
+    /// Proposes one command and waits until it is committed **and** applied on this node's leader.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; [`ProposeError::may_have_committed`] tells whether a plain retry is safe.
+    ///
+    /// # Cancellation
+    /// Dropping the future is safe. The command may still be proposed, commit and apply.
+    pub async fn propose(&self, command: impl Into<Bytes>) -> Result<Applied, ProposeError> {
+        let unit = Unit { atomic: false, commands: vec![command.into()] };
+        let AppliedUnit { index, term, first_sub_index, mut responses } = self.run(unit).await?;
+        let response = responses.pop().expect("one command has one response");
+        Ok(Applied { index, term, sub_index: first_sub_index, response })
+    }
+
+    /// Proposes independent commands as one contiguous run: all are committed, or none (BP-17).
+    /// Each is accepted or rejected by the state machine on its own.
+    ///
+    /// # Errors
+    /// As for [`GroupHandle::propose`].
+    ///
+    /// # Cancellation
+    /// As for [`GroupHandle::propose`].
+    pub async fn propose_batch(&self, commands: Vec<Bytes>) -> Result<AppliedBatch, ProposeError> {
+        self.run(Unit { atomic: false, commands }).await.map(AppliedBatch::from)
+    }
+
+    /// Proposes commands that take effect together: if the state machine rejects one, none does
+    /// (BP-4), and every response is a rejection.
+    ///
+    /// # Errors
+    /// As for [`GroupHandle::propose`].
+    ///
+    /// # Cancellation
+    /// As for [`GroupHandle::propose`].
+    pub async fn propose_atomic(&self, commands: Vec<Bytes>) -> Result<AppliedBatch, ProposeError> {
+        self.run(Unit { atomic: true, commands }).await.map(AppliedBatch::from)
+    }
+
+    /// Answers a query from a state that reflects every proposal acknowledged before the call, on
+    /// any node. Costs a round trip to the leader and a heartbeat round, shared by many reads.
+    ///
+    /// # Errors
+    /// See [`ReadError`]. A read may always be repeated.
+    ///
+    /// # Cancellation
+    /// Dropping the future is safe.
+    pub async fn read(&self, query: impl Into<Bytes>) -> Result<Bytes, ReadError> {
+        let until = Instant::now() + self.deadline;
+        let addrs = self.addrs(until).await.map_err(|down| self.read_error(down))?;
+        let (reply, answer) = oneshot::channel();
+        let read = Read { query: query.into(), reply };
+        let sent = addrs.group.try_send(read);
+        self.answer(sent.map_err(|e| matches!(e, SendError::Full(_))), answer, until).await
+    }
+
+    /// Answers a query from what this node has applied, which may be old.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    ///
+    /// # Cancellation
+    /// Dropping the future is safe.
+    pub async fn read_stale(&self, query: impl Into<Bytes>) -> Result<Bytes, ReadError> {
+        let until = Instant::now() + self.deadline;
+        let addrs = self.addrs(until).await.map_err(|down| self.read_error(down))?;
+        let (reply, answer) = oneshot::channel();
+        let query = Query { query: query.into(), at_least: LogIndex::ZERO, reply };
+        let sent = addrs.applier.try_send(query);
+        self.answer(sent.map_err(|e| matches!(e, SendError::Full(_))), answer, until).await
+    }
+
+    /// Asks this node's replica, if it leads, to hand leadership to the replica on `to`. Returns
+    /// whether the request was taken; the outcome is an event.
+    pub fn transfer_leader(&self, to: NodeId) -> bool {
+        self.cell.addrs().is_some_and(|a| a.group.try_send(TransferLeader { to }).is_ok())
+    }
+
+    /// What the batcher has done and what waits in it; `None` while the group is down.
+    pub async fn batcher_stats(&self) -> Option<BatcherStats> {
+        self.cell.addrs()?.batcher.send(GetBatcherStats).await.ok()
+    }
+
+    async fn run(&self, unit: Unit) -> Result<AppliedUnit, ProposeError> {
+        let (group, deadline) = (self.id, self.deadline);
+        let until = Instant::now() + deadline;
+        let addrs = self.addrs(until).await.map_err(|down| self.propose_error(down))?;
+        let (reply, outcome) = oneshot::channel();
+        let deadline_left = until.duration_since(Instant::now());
+        let propose = Propose { unit, deadline: deadline_left, reply: UnitReply::Local(reply) };
+        match addrs.batcher.try_send(propose) {
+            Ok(()) => {}
+            Err(SendError::Full(_)) => {
+                return Err(ProposeError::Overloaded { group, what: "the batcher's mailbox" });
+            }
+            Err(SendError::Closed(_)) => return Err(ProposeError::Stopped { group }),
+        }
+        match timeout_at(until + ANSWER_GRACE, outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            // The actor that held the waiter died: nobody knows.
+            Ok(Err(_)) => Err(ProposeError::Unknown { group }),
+            Err(_) => Err(ProposeError::TimedOut { group, deadline }),
+        }
+    }
+
+    /// The group's actors; while they are being rebuilt, waits for them until `until`.
+    async fn addrs(&self, until: Instant) -> Result<Arc<GroupAddrs>, Health> {
+        if let Some(addrs) = self.cell.addrs() {
+            return Ok(addrs);
+        }
+        let mut status = self.cell.watch();
+        loop {
+            if let Some(addrs) = self.cell.addrs() {
+                return Ok(addrs);
+            }
+            let health = status.borrow_and_update().health.clone();
+            let gone = matches!(health, Health::Faulted(_) | Health::Stopped);
+            if gone || timeout_at(until, status.changed()).await.is_err() {
+                return Err(health);
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        sent: Result<(), bool>,
+        answer: oneshot::Receiver<Result<Bytes, ReadError>>,
+        until: Instant,
+    ) -> Result<Bytes, ReadError> {
+        let (group, deadline) = (self.id, self.deadline);
+        match sent {
+            Ok(()) => {}
+            Err(true) => return Err(ReadError::Overloaded { group, what: "a mailbox" }),
+            Err(false) => return Err(ReadError::Stopped { group }),
+        }
+        match timeout_at(until, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(ReadError::Stopped { group }),
+            Err(_) => Err(ReadError::TimedOut { group, deadline }),
+        }
+    }
+
+    fn propose_error(&self, health: Health) -> ProposeError {
+        let (group, deadline) = (self.id, self.deadline);
+        match health {
+            Health::Faulted(_) => ProposeError::Faulted { group },
+            Health::Stopped => ProposeError::Stopped { group },
+            _ => ProposeError::Expired { group, deadline },
+        }
+    }
+
+    fn read_error(&self, health: Health) -> ReadError {
+        let (group, deadline) = (self.id, self.deadline);
+        match health {
+            Health::Faulted(_) => ReadError::Faulted { group },
+            Health::Stopped => ReadError::Stopped { group },
+            _ => ReadError::TimedOut { group, deadline },
+        }
+    }
+}
+
+impl From<AppliedUnit> for AppliedBatch {
+    fn from(unit: AppliedUnit) -> Self {
+        let AppliedUnit { index, term, first_sub_index, responses } = unit;
+        Self { index, term, first_sub_index, responses }
+    }
+}
