@@ -6,11 +6,13 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod batch_config;
 pub mod entry;
 pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod ports;
+pub mod propose_batcher;
 pub mod state_machine;
 pub mod status;
 pub mod time;
