@@ -5,10 +5,18 @@
 
 #![forbid(unsafe_code)]
 
+pub mod batch;
+pub mod batch_config;
+pub mod conf_change;
 pub mod entry;
 pub mod error;
 pub mod ids;
 pub mod limits;
+pub mod message;
 pub mod ports;
+pub mod propose_batcher;
+pub mod raft_bridge;
 pub mod state_machine;
 pub mod status;
+pub mod time;
+pub mod wire;

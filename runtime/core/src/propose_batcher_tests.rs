@@ -1,0 +1,311 @@
+//! Tests of the propose batcher: one per trigger and bound, and the property that nothing is lost.
+
+use proptest::prelude::*;
+
+use super::*;
+
+type Batcher = ProposeBatcher<u32>;
+
+fn batcher(config: BatchConfig) -> Batcher {
+    Batcher::new(config).expect("valid")
+}
+
+fn at(micros: u64) -> Moment {
+    Moment::new(Duration::from_micros(micros))
+}
+
+fn unit(commands: usize, bytes: usize) -> Unit {
+    Unit { atomic: false, commands: vec![Bytes::from(vec![7; bytes]); commands] }
+}
+
+fn push(batcher: &mut Batcher, now: Moment, id: u32) {
+    batcher.push(now, unit(1, 4), None, id).expect("room");
+}
+
+/// A batcher with one batch in flight, so that batches form.
+fn busy(config: BatchConfig) -> Batcher {
+    let mut batcher = batcher(config);
+    push(&mut batcher, at(0), 0);
+    assert_eq!(batcher.poll(at(0), 1).expect("idle").reason, FlushReason::Idle);
+    batcher
+}
+
+fn ids(cut: &Cut<u32>) -> Vec<u32> {
+    cut.waiters.iter().map(|(id, _)| *id).collect()
+}
+
+/// Goal: a lone unit never waits (BP-5). Method: poll at the very moment of the push.
+#[test]
+fn an_idle_group_flushes_at_once() {
+    let mut batcher = batcher(BatchConfig::high_throughput());
+    push(&mut batcher, at(5), 1);
+    assert_eq!(batcher.next_wake(at(5)), Some(at(5)));
+    let cut = batcher.poll(at(5), 1).expect("idle");
+    assert_eq!((ids(&cut), cut.reason, cut.waited), (vec![1], FlushReason::Idle, Duration::ZERO));
+    assert_eq!(batcher.poll(at(5), 1).map(|_| ()), None);
+}
+
+/// Goal: 100 proposals behind one in flight are one entry, in order (BP-2). Method: decode it.
+#[test]
+fn a_full_count_is_cut_as_one_entry() {
+    let mut batcher = busy(BatchConfig::default());
+    for id in 1..100 {
+        push(&mut batcher, at(1), id);
+        assert!(batcher.poll(at(1), 1).is_none(), "{id} units are not a full batch");
+    }
+    push(&mut batcher, at(1), 100);
+    let cut = batcher.poll(at(1), 1).expect("full");
+    assert_eq!((cut.reason, cut.commands), (FlushReason::Count, 100));
+    assert_eq!(ids(&cut), (1..=100).collect::<Vec<_>>());
+    assert_eq!(batch::decode(cut.batch).expect("valid").units.len(), 100);
+}
+
+/// Goal: bytes cut a batch that count would not. Method: two units of more than half.
+#[test]
+fn full_bytes_are_cut() {
+    let mut batcher = busy(BatchConfig::tiny());
+    batcher.push(at(1), unit(1, 40), None, 1).expect("room");
+    assert!(batcher.poll(at(1), 1).is_none());
+    batcher.push(at(1), unit(1, 40), None, 2).expect("room");
+    let cut = batcher.poll(at(1), 1).expect("full");
+    assert_eq!((ids(&cut), cut.reason), (vec![1], FlushReason::Bytes), "both would exceed 64");
+}
+
+/// Goal: the linger bounds the wait, and the wake-up says when. Method: poll just before and at it.
+#[test]
+fn the_linger_is_cut_on_time() {
+    let mut batcher = busy(BatchConfig::default());
+    push(&mut batcher, at(100), 1);
+    assert_eq!(batcher.next_wake(at(100)), Some(at(1_100)));
+    assert!(batcher.poll(at(1_099), 1).is_none());
+    let cut = batcher.poll(at(1_100), 1).expect("lingered");
+    assert_eq!((cut.reason, cut.waited), (FlushReason::Linger, Duration::from_millis(1)));
+}
+
+/// Goal: batches in flight are bounded, and a decided one lets the next go. Method: fill them.
+#[test]
+fn in_flight_is_bounded() {
+    let mut batcher = busy(BatchConfig { linger: Duration::ZERO, ..BatchConfig::tiny() });
+    push(&mut batcher, at(1), 1);
+    assert!(batcher.poll(at(1), 1).is_some());
+    push(&mut batcher, at(1), 2);
+    assert!(batcher.poll(at(9_000), 1).is_none(), "two are in flight");
+    assert_eq!(batcher.next_wake(at(9_000)), None, "only a decision helps");
+    batcher.on_decided();
+    assert!(batcher.poll(at(9_000), 1).is_some());
+    assert_eq!(batcher.stats().in_flight, 2);
+}
+
+/// Goal: with batching off each unit is an entry (BP-7). Method: switch while units wait.
+#[test]
+fn off_makes_each_unit_an_entry() {
+    let mut batcher = busy(BatchConfig::default());
+    (1..=3).for_each(|id| push(&mut batcher, at(1), id));
+    batcher.reconfigure(BatchConfig { enabled: false, ..BatchConfig::default() }).expect("valid");
+    for id in 1..=3 {
+        let cut = batcher.poll(at(1), 1).expect("off");
+        assert_eq!((ids(&cut), cut.reason), (vec![id], FlushReason::Off));
+    }
+    assert!(batcher.reconfigure(BatchConfig { in_flight_max: 0, ..Default::default() }).is_err());
+}
+
+/// Goal: a unit is never split, even if larger than a batch should be. Method: 5 commands of 3.
+#[test]
+fn a_unit_is_never_split() {
+    let mut batcher = busy(BatchConfig::tiny());
+    push(&mut batcher, at(1), 1);
+    batcher.push(at(1), unit(5, 1), None, 2).expect("room");
+    let first = batcher.poll(at(1), 1).expect("count");
+    assert_eq!(ids(&first), [1]);
+    batcher.on_decided();
+    let second = batcher.poll(at(1), 1).expect("count");
+    assert_eq!((second.waiters, second.commands), (vec![(2, 5)], 5));
+}
+
+/// Goal: deadlines count while queued; the expired are handed back, not cut (BP-10). Method: a late
+/// unit before, between and after live ones.
+#[test]
+fn expired_units_are_never_cut() {
+    let mut batcher = busy(BatchConfig::default());
+    for (id, deadline) in [(1, Some(50)), (2, None), (3, Some(50)), (4, Some(9_999))] {
+        batcher.push(at(1), unit(1, 1), deadline.map(at), id).expect("room");
+    }
+    assert_eq!(batcher.next_wake(at(1)), Some(at(50)));
+    assert_eq!(batcher.expire(at(49)), []);
+    batcher.on_decided();
+    let cut = batcher.poll(at(50), 1).expect("idle");
+    assert_eq!(ids(&cut), [2, 4]);
+    assert_eq!(batcher.next_wake(at(50)), Some(at(50)), "two waiters are to be told");
+    assert_eq!(batcher.expire(at(50)), [1, 3]);
+    assert_eq!(batcher.next_wake(at(50)), None);
+    let refused = batcher.push(at(60), unit(1, 1), Some(at(60)), 9).expect_err("late");
+    assert_eq!(refused, Refused { waiter: 9, reason: RefuseReason::Expired });
+}
+
+/// Goal: the queue is scanned once per interval, not per call. Method: two deadlines within one.
+#[test]
+fn sweeps_are_paced() {
+    let mut batcher = busy(BatchConfig { in_flight_max: 1, ..BatchConfig::default() });
+    batcher.push(at(1), unit(1, 1), None, 1).expect("room");
+    batcher.push(at(1), unit(1, 1), Some(at(10)), 2).expect("room");
+    batcher.push(at(1), unit(1, 1), Some(at(11)), 3).expect("room");
+    assert_eq!(batcher.expire(at(10)), [2]);
+    assert_eq!(batcher.next_wake(at(10)), Some(at(1_010)));
+    assert_eq!(batcher.expire(at(12)), []);
+    assert_eq!(batcher.expire(at(1_010)), [3]);
+    assert_eq!(batcher.stats().pending_units, 1);
+}
+
+/// Goal: the queue is bounded by count and by bytes, but not against a first unit. Method: fill it.
+#[test]
+fn the_queue_is_bounded() {
+    let mut batcher = batcher(BatchConfig::tiny());
+    batcher.push(at(0), unit(9, 1), None, 0).expect("an empty queue takes any unit");
+    let refused = batcher.push(at(0), unit(1, 1), None, 1).expect_err("full");
+    assert_eq!(refused.reason, RefuseReason::QueueCommandsFull { max: 8 });
+    assert!(batcher.poll(at(0), 1).is_some());
+    batcher.push(at(0), unit(1, 200), None, 2).expect("room");
+    let refused = batcher.push(at(0), unit(1, 60), None, 3).expect_err("full");
+    assert_eq!(refused, Refused { waiter: 3, reason: RefuseReason::QueueBytesFull { max: 256 } });
+}
+
+/// Goal: sizes are checked before anything is queued (BP-16). Method: both sides of each limit.
+#[test]
+fn oversize_is_refused_at_the_boundary() {
+    let mut batcher = batcher(BatchConfig::default());
+    let reason = |result: Result<(), Refused<u32>>| result.expect_err("refused").reason;
+    let length = |commands| RefuseReason::Length { commands };
+    assert_eq!(reason(batcher.push(at(0), unit(0, 0), None, 0)), length(0));
+    let many = BATCH_COMMANDS_MAX + 1;
+    assert_eq!(reason(batcher.push(at(0), unit(many, 0), None, 0)), length(many));
+    let one_over = batcher.push(at(0), unit(1, COMMAND_BYTES_MAX + 1), None, 0);
+    assert!(matches!(reason(one_over), RefuseReason::TooLarge { max: COMMAND_BYTES_MAX, .. }));
+    let sum_over = batcher.push(at(0), unit(2, COMMAND_BYTES_MAX / 2 + (40 << 10)), None, 0);
+    assert!(matches!(reason(sum_over), RefuseReason::TooLarge { .. }));
+    batcher.push(at(0), unit(1, COMMAND_BYTES_MAX), None, 1).expect("exactly the limit");
+    let cut = batcher.poll(at(0), 1).expect("idle");
+    assert!(cut.batch.len() <= ENTRY_BYTES_MAX);
+}
+
+/// Goal: the proposer's time never falls (AP-3). Method: a clock that jumps back.
+#[test]
+fn time_never_falls() {
+    let mut batcher = batcher(BatchConfig::default());
+    let mut stamp = |raise: u64, clock: u64| {
+        batcher.raise_time(raise);
+        push(&mut batcher, at(0), 0);
+        let cut = batcher.poll(at(0), clock).expect("idle");
+        batcher.on_decided();
+        batch::decode(cut.batch).expect("valid").time_ms
+    };
+    assert_eq!([stamp(0, 100), stamp(0, 50), stamp(0, 101), stamp(200, 102)], [100, 100, 101, 200]);
+}
+
+/// Goal: stop hands back all and takes no more (BP-9). Method: one expired, one queued.
+#[test]
+fn stop_hands_back_everyone() {
+    let mut batcher = busy(BatchConfig::default());
+    batcher.push(at(1), unit(1, 1), Some(at(2)), 1).expect("room");
+    push(&mut batcher, at(1), 2);
+    assert_eq!(batcher.stop(), [1, 2]);
+    let refused = batcher.push(at(3), unit(1, 1), None, 3).expect_err("stopped");
+    assert_eq!(refused, Refused { waiter: 3, reason: RefuseReason::Stopped });
+    let stats = batcher.stats();
+    assert_eq!((stats.pending_units, stats.pending_commands, stats.pending_bytes), (0, 0, 0));
+    assert_eq!((stats.failed_units, stats.refused_units, stats.in_flight), (2, 1, 1));
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Push { commands: usize, bytes: usize, deadline: Option<u64> },
+    Poll,
+    Decide,
+    Expire,
+    Advance(u64),
+    FailAll,
+    Reconfigure(bool, usize),
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    let push = (0usize..5, 0usize..50, proptest::option::of(0u64..3_000))
+        .prop_map(|(commands, bytes, deadline)| Op::Push { commands, bytes, deadline });
+    prop_oneof![
+        8 => push,
+        6 => Just(Op::Poll),
+        3 => Just(Op::Decide),
+        2 => Just(Op::Expire),
+        4 => (0u64..2_000).prop_map(Op::Advance),
+        1 => Just(Op::FailAll),
+        1 => (any::<bool>(), 1usize..8).prop_map(|(on, n)| Op::Reconfigure(on, n)),
+    ]
+}
+
+/// Who has come back, and how; the model against which the batcher is held.
+#[derive(Default)]
+struct Ledger {
+    pushed: u32,
+    back: Vec<u32>,
+    deadlines: Vec<Option<Moment>>,
+}
+
+impl Ledger {
+    fn step(&mut self, batcher: &mut Batcher, now: &mut Moment, op: Op) {
+        match op {
+            Op::Push { commands, bytes, deadline } => {
+                let deadline = deadline.map(|d| now.after(Duration::from_micros(d)));
+                self.deadlines.push(deadline);
+                let pushed = batcher.push(*now, unit(commands, bytes), deadline, self.pushed);
+                self.back.extend(pushed.err().map(|refused| refused.waiter));
+                self.pushed += 1;
+            }
+            Op::Poll => self.poll(batcher, *now),
+            Op::Decide if batcher.stats().in_flight > 0 => batcher.on_decided(),
+            Op::Decide => {}
+            Op::Expire => self.back.extend(batcher.expire(*now)),
+            Op::Advance(micros) => *now = now.after(Duration::from_micros(micros)),
+            Op::FailAll => self.back.extend(batcher.fail_all()),
+            Op::Reconfigure(enabled, n) => {
+                let config = BatchConfig { enabled, in_flight_max: n, ..BatchConfig::tiny() };
+                batcher.reconfigure(config).expect("valid");
+            }
+        }
+    }
+
+    fn poll(&mut self, batcher: &mut Batcher, now: Moment) {
+        let Some(cut) = batcher.poll(now, 1) else { return };
+        let decoded = batch::decode(cut.batch.clone()).expect("valid");
+        let counts: Vec<_> = decoded.units.iter().map(|unit| unit.commands.len()).collect();
+        assert_eq!(counts, cut.waiters.iter().map(|(_, n)| *n).collect::<Vec<_>>());
+        for id in ids(&cut) {
+            let deadline = self.deadlines[id as usize];
+            assert!(deadline.is_none_or(|deadline| deadline > now), "{id} had expired");
+            self.back.push(id);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Goal: submitted = cut + expired + refused + handed back, each waiter once (BP-9). Method:
+    /// random calls, then stop and count.
+    #[test]
+    fn every_waiter_comes_back_once(ops in proptest::collection::vec(any_op(), 1..80)) {
+        let mut batcher = batcher(BatchConfig::tiny());
+        let mut ledger = Ledger::default();
+        let mut now = Moment::START;
+        for op in ops {
+            ledger.step(&mut batcher, &mut now, op);
+            let stats = batcher.stats();
+            prop_assert!(stats.pending_commands <= 8 || stats.pending_units == 1);
+            prop_assert!(batcher.next_wake(now).is_none_or(|wake| wake >= now));
+        }
+        ledger.back.extend(batcher.stop());
+        ledger.back.sort_unstable();
+        prop_assert_eq!(&ledger.back, &(0..ledger.pushed).collect::<Vec<_>>());
+        let s = batcher.stats();
+        let ended = s.cut_units + s.expired_units + s.refused_units + s.failed_units;
+        prop_assert_eq!(s.submitted_units, ended);
+        prop_assert_eq!((s.pending_units, s.pending_commands, s.pending_bytes), (0, 0, 0));
+    }
+}

@@ -1,0 +1,186 @@
+//! Tests of the bridge: what raft-rs itself produces is the reference.
+
+use raft::storage::MemStorage;
+use raft::{Config, RawNode};
+
+use super::*;
+use crate::conf_change::ConfChangeStep;
+use crate::entry::Member;
+use crate::ids::NodeId;
+
+fn entry(index: u64, bytes: usize) -> LogEntry {
+    let data = Bytes::from(vec![1; bytes]);
+    LogEntry { index: LogIndex::new(index), term: Term::new(3), kind: EntryKind::Normal, data }
+}
+
+fn append(anchor: u64, entries: Vec<LogEntry>) -> RaftMessage {
+    let (index, log_term) = (LogIndex::new(anchor), Term::new(2));
+    let commit = LogIndex::new(9);
+    RaftMessage {
+        index,
+        log_term,
+        commit,
+        entries,
+        ..RaftMessage::new(RaftKind::Append, Term::new(3))
+    }
+}
+
+fn to_raft(message: RaftMessage) -> eraftpb::Message {
+    message_to_raft(message, ReplicaId::new(1), ReplicaId::new(2))
+}
+
+fn from_raft(message: eraftpb::Message) -> Result<Vec<RaftMessage>, BridgeError> {
+    messages_from_raft(message, LogIndex::new(4))
+}
+
+/// Goal: every kind and every field survives. Method: there and back.
+#[test]
+fn messages_round_trip() {
+    let mut full = RaftMessage {
+        reject: true,
+        reject_hint: LogIndex::new(5),
+        request_snapshot: LogIndex::new(6),
+        commit_term: Term::new(7),
+        priority: -8,
+        context: Bytes::from_static(b"read"),
+        compact_floor: LogIndex::new(4),
+        ..append(0, Vec::new())
+    };
+    let kinds = (0..=18).filter_map(|n| {
+        use raft::eraftpb::MessageType as T;
+        let all = [
+            T::MsgHup,
+            T::MsgBeat,
+            T::MsgPropose,
+            T::MsgAppend,
+            T::MsgAppendResponse,
+            T::MsgRequestVote,
+            T::MsgRequestVoteResponse,
+            T::MsgSnapshot,
+            T::MsgHeartbeat,
+            T::MsgHeartbeatResponse,
+            T::MsgUnreachable,
+            T::MsgSnapStatus,
+            T::MsgCheckQuorum,
+            T::MsgTransferLeader,
+            T::MsgTimeoutNow,
+            T::MsgReadIndex,
+            T::MsgReadIndexResp,
+            T::MsgRequestPreVote,
+            T::MsgRequestPreVoteResponse,
+        ];
+        kind_from_raft(all[n]).ok()
+    });
+    let mut seen = 0;
+    for kind in kinds {
+        full.kind = kind;
+        assert_eq!(from_raft(to_raft(full.clone())), Ok(vec![full.clone()]));
+        seen += 1;
+    }
+    assert_eq!(seen, 11);
+    let with_entries =
+        RaftMessage { compact_floor: LogIndex::new(4), ..append(6, vec![entry(7, 3)]) };
+    assert_eq!(from_raft(to_raft(with_entries.clone())), Ok(vec![with_entries]));
+}
+
+/// Goal: what is not for peers does not leave. Method: a snapshot and a passed-on proposal.
+#[test]
+fn snapshots_and_proposals_stay() {
+    for kind in [MessageType::MsgSnapshot, MessageType::MsgPropose, MessageType::MsgTransferLeader]
+    {
+        let message = eraftpb::Message { msg_type: kind, ..Default::default() };
+        assert_eq!(from_raft(message), Err(BridgeError::NotForPeers { kind: kind as i32 }));
+    }
+}
+
+/// Goal: merged appends are split at the byte limit, each anchored right. Method: five of 400 KiB.
+#[test]
+fn large_appends_are_split() {
+    let entries: Vec<_> = (7..12).map(|index| entry(index, 400 << 10)).collect();
+    let parts = from_raft(to_raft(append(6, entries.clone()))).expect("for peers");
+    let shape: Vec<_> =
+        parts.iter().map(|p| (p.index.get(), p.log_term.get(), p.entries.len())).collect();
+    assert_eq!(shape, [(6, 2, 2), (8, 3, 2), (10, 3, 1)]);
+    assert!(parts.iter().all(|part| part.commit == LogIndex::new(9)));
+    let joined: Vec<_> = parts.into_iter().flat_map(|part| part.entries).collect();
+    assert_eq!(joined, entries);
+}
+
+/// Goal: an append whose anchor is not before its entries does not leave. Method: a gap.
+#[test]
+fn gaps_are_refused() {
+    let error = from_raft(to_raft(append(3, vec![entry(7, 1)]))).expect_err("gap");
+    assert_eq!(error, BridgeError::AppendGap { anchor: LogIndex::new(3), first: LogIndex::new(7) });
+}
+
+/// Goal: foreign entries are refused, hard states survive. Method: one of each.
+#[test]
+fn entries_and_hard_states_translate() {
+    let old = eraftpb::EntryType::EntryConfChange;
+    let old = eraftpb::Entry { entry_type: old, index: 5, ..Default::default() };
+    let index = LogIndex::new(5);
+    assert_eq!(entry_from_raft(old), Err(BridgeError::OldConfChange { index }));
+    let odd = eraftpb::Entry { context: Bytes::from_static(b"x"), index: 5, ..Default::default() };
+    assert_eq!(entry_from_raft(odd), Err(BridgeError::EntryContext { index }));
+    for vote in [None, Some(ReplicaId::new(3))] {
+        let state = HardState { term: Term::new(2), vote, commit: LogIndex::new(1) };
+        assert_eq!(hard_state_from_raft(&hard_state_to_raft(state)), state);
+    }
+}
+
+fn single_node(configuration: &Configuration) -> RawNode<MemStorage> {
+    let storage = MemStorage::new_with_conf_state(conf_state_to_raft(configuration));
+    let config = Config { id: 1, ..Config::default() };
+    let logger = slog::Logger::root(slog::Discard, slog::o!());
+    let mut node = RawNode::new(&config, storage, &logger).expect("a valid configuration");
+    node.campaign().expect("alone");
+    persist(&mut node);
+    node
+}
+
+/// Handles readies until there are none; returns what was committed.
+fn persist(node: &mut RawNode<MemStorage>) -> Vec<eraftpb::Entry> {
+    let mut committed = Vec::new();
+    while node.has_ready() {
+        let mut ready = node.ready();
+        committed.extend(ready.take_committed_entries());
+        let store = node.store().clone();
+        store.wl().append(ready.entries()).expect("contiguous");
+        if let Some(hard_state) = ready.hs() {
+            store.wl().set_hardstate(hard_state.clone());
+        }
+        committed.extend(node.advance(ready).take_committed_entries());
+        node.advance_apply();
+    }
+    committed
+}
+
+/// Goal: raft-rs's encoding of a conf change and ours are one. Method: let raft-rs propose, commit
+/// and apply one, read the entry with our decoder, and compare the bytes.
+#[test]
+fn conf_changes_pass_through_raft() {
+    let member =
+        |replica, node| Member { replica: ReplicaId::new(replica), node: NodeId::new(node) };
+    let before = Configuration::initial(vec![member(1, 10)]);
+    let step = |kind, replica| ConfChangeStep { kind, replica: ReplicaId::new(replica) };
+    let change = ConfChange {
+        transition: ConfTransition::Explicit,
+        steps: vec![step(ConfChangeKind::AddVoter, 2), step(ConfChangeKind::AddLearner, 3)],
+        members: vec![member(2, 20), member(3, 30)],
+    };
+    let mut node = single_node(&before);
+    node.propose_conf_change(vec![], conf_change_to_raft(&change)).expect("leader");
+    let committed = persist(&mut node);
+    let entry = entry_from_raft(committed.last().expect("committed").clone()).expect("ours");
+    assert_eq!(entry.kind, EntryKind::ConfChange);
+    assert_eq!(entry.data, change.encode());
+    assert_eq!(ConfChange::decode(&entry.data), Ok(change.clone()));
+    let state = node.apply_conf_change(&conf_change_to_raft(&change)).expect("allowed");
+    let after = configuration_after(&before, &change, entry.index, &state);
+    assert_eq!(after.members, [member(1, 10), member(2, 20), member(3, 30)]);
+    assert_eq!(after.voters, [ReplicaId::new(1), ReplicaId::new(2)]);
+    assert_eq!(after.voters_outgoing, [ReplicaId::new(1)]);
+    assert_eq!(after.learners, [ReplicaId::new(3)]);
+    assert_eq!((after.index, after.auto_leave), (entry.index, false));
+    assert_eq!(conf_state_to_raft(&after), state);
+}
