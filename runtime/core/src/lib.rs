@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod entry;
 pub mod error;
 pub mod ids;
@@ -12,3 +13,4 @@ pub mod limits;
 pub mod ports;
 pub mod state_machine;
 pub mod status;
+pub mod time;
