@@ -1,1 +1,31 @@
-//! placeholder
+//! The actors around polyraft's core: each owns one thing, waits for messages and nothing else.
+//!
+//! ```text
+//! Tick ─TickGroup→ Group ─Append→ LogWriter ─AppendPersisted→ Group
+//!                    └──Apply→ Applier ─Flush→ StateFlusher
+//! ```
+//!
+//! Threads, clocks and randomness come through ports ([`spawner::Spawner`], [`clock::Clock`],
+//! [`entropy::Entropy`], [`workers::Workers`]), so that these very actors also run on one thread
+//! under simulated time. No `if` about terms or quorums belongs here: the core decides.
+
+#![forbid(unsafe_code)]
+
+pub mod applier;
+pub mod apply_bench;
+mod apply_slice;
+pub mod clock;
+pub mod entropy;
+pub mod guard;
+pub mod log_writer;
+pub mod log_writer_progress;
+pub mod mailbox;
+pub mod proposal;
+pub mod spawner;
+pub mod state_flusher;
+pub mod tick;
+pub mod watchdog;
+pub mod workers;
+
+#[cfg(test)]
+mod testing;

@@ -20,6 +20,9 @@ pub const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
 pub const COMMITTED_BYTES_PER_READY_MAX: usize = 4 << 20;
 /// Longest key of a state machine's state: LMDB's 511 bytes less the group's prefix and a margin.
 pub const STATE_KEY_BYTES_MAX: usize = 480;
+/// First byte of the state keys that belong to the runtime; a machine may not write them, and does
+/// not see them.
+pub const STATE_KEY_RESERVED: u8 = 0;
 /// Largest value of a state machine's state.
 pub const STATE_VALUE_BYTES_MAX: usize = 16 << 20;
 

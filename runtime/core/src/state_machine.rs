@@ -92,7 +92,7 @@ pub trait StateMachine: Send + 'static {
 }
 
 /// A group's ordered key-value state. Keys are up to 480 bytes (LMDB's limit with the group's
-/// prefix), values up to 16 MiB.
+/// prefix) and do not start with byte 0, which is the runtime's; values are up to 16 MiB.
 pub trait State {
     /// The value of `key`.
     ///
@@ -103,13 +103,13 @@ pub trait State {
     /// Sets `key` to `value`.
     ///
     /// # Errors
-    /// The key or the value is too large.
+    /// The key or the value is too large, or the key is the runtime's.
     fn put(&mut self, key: &[u8], value: Bytes) -> Result<(), StateError>;
 
     /// Removes `key`; absent keys are fine.
     ///
     /// # Errors
-    /// The key is too large.
+    /// The key is too large, or the runtime's.
     fn delete(&mut self, key: &[u8]) -> Result<(), StateError>;
 
     /// Visits the pairs within the bounds in key order (descending if `reverse`), until `visit`
@@ -142,6 +142,9 @@ pub enum StateError {
         /// The value's length.
         bytes: usize,
     },
+    /// A key starts with [`crate::limits::STATE_KEY_RESERVED`].
+    #[error("state keys that start with byte {} belong to the runtime", crate::limits::STATE_KEY_RESERVED)]
+    ReservedKey,
     /// The durable base cannot be read.
     #[error("the durable state cannot be read")]
     Storage(#[from] crate::ports::StorageError),

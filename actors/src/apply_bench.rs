@@ -1,0 +1,245 @@
+//! Apply bench: one group's machine and state, and what it takes to apply an entry to them.
+//!
+//! ```text
+//! entry → batch → units → StateMachine::apply → responses
+//!                   └ rejected → rollback
+//! ```
+//!
+//! This is the applier's work without its actor: it blocks, it is deterministic, and it moves to a
+//! worker and back as one value.
+//!
+//! Promise: entries are applied in index order, each once per state. Conf entries and no-ops advance
+//! the index and never reach the machine (AP-6). A fault leaves the applied index behind, and the
+//! bench must then be dropped: its buffer may hold half an entry.
+//!
+//! The time that a machine sees never falls (AP-3): the last one is part of the state, under a key
+//! that the machine cannot reach, so that replicas, replays and restarts agree on it.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+use polyraft_core::batch::{self, BatchDecodeError, Unit};
+use polyraft_core::entry::{EntryKind, LogEntry};
+use polyraft_core::ids::{GroupId, LogIndex};
+use polyraft_core::limits::STATE_KEY_RESERVED;
+use polyraft_core::ports::GroupState;
+use polyraft_core::state_machine::{
+    ApplyContext, ApplyError, Response, State, StateError, StateMachine,
+};
+
+/// Holds the last entry's time, in milliseconds, big-endian.
+const TIME_KEY: &[u8] = &[STATE_KEY_RESERVED, b't'];
+
+/// Why a group cannot apply any further.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyFault {
+    /// The machine could not open its state.
+    #[error("the state machine cannot open its state")]
+    Open(#[source] ApplyError),
+    /// The entry's bytes are not a batch.
+    #[error("the entry is not a batch")]
+    Batch(#[from] BatchDecodeError),
+    /// The machine could not apply a command.
+    #[error("the state machine cannot apply a command")]
+    Machine(#[source] ApplyError),
+    /// The runtime's own part of the state could not be read or written.
+    #[error("the runtime's own state cannot be accessed")]
+    State(#[from] StateError),
+}
+
+/// One group's machine over its state.
+pub struct ApplyBench {
+    group: GroupId,
+    machine: Box<dyn StateMachine>,
+    state: MachineState,
+    time_ms: u64,
+}
+
+impl ApplyBench {
+    /// Puts a machine on its state. [`ApplyBench::open`] comes next, where blocking is allowed.
+    pub fn new(group: GroupId, machine: Box<dyn StateMachine>, state: Box<dyn GroupState>) -> Self {
+        Self { group, machine, state: MachineState(state), time_ms: 0 }
+    }
+
+    /// Lets the machine build what it keeps in memory.
+    ///
+    /// # Errors
+    /// The group must be faulted.
+    pub fn open(&mut self) -> Result<(), ApplyFault> {
+        let stored = self.state.0.get(TIME_KEY)?;
+        self.time_ms =
+            stored.and_then(|v| Some(u64::from_be_bytes(v[..].try_into().ok()?))).unwrap_or(0);
+        self.machine.open(&self.state).map_err(ApplyFault::Open)
+    }
+
+    /// The last applied index.
+    pub fn applied(&self) -> LogIndex {
+        self.state.0.applied().0
+    }
+
+    /// The group's state, for flushing.
+    pub fn state(&mut self) -> &mut dyn GroupState {
+        &mut *self.state.0
+    }
+
+    /// Applies one entry and returns one response per command, in order.
+    ///
+    /// # Errors
+    /// The group must be faulted and this bench dropped.
+    ///
+    /// # Panics
+    /// If `entry` is not the next one: applying it would corrupt the state.
+    pub fn apply(&mut self, entry: &LogEntry) -> Result<Vec<Response>, ApplyFault> {
+        let (group, applied) = (self.group, self.applied());
+        assert!(
+            entry.index == applied.next(),
+            "{group}: entry {} after applied {applied}",
+            entry.index
+        );
+        // Ends the unit of work before, so that no rollback reaches behind this entry.
+        self.state.0.begin();
+        let is_batch = entry.kind == EntryKind::Normal && !entry.data.is_empty();
+        let responses = if is_batch { self.apply_batch(entry)? } else { Vec::new() };
+        self.state.0.set_applied(entry.index, entry.term);
+        Ok(responses)
+    }
+
+    /// Answers a query from the applied state.
+    ///
+    /// # Errors
+    /// The machine's own.
+    pub fn query(&self, query: &[u8]) -> Result<Bytes, ApplyError> {
+        self.machine.query(&self.state, query)
+    }
+
+    fn apply_batch(&mut self, entry: &LogEntry) -> Result<Vec<Response>, ApplyFault> {
+        let batch = batch::decode(entry.data.clone())?;
+        let mut responses = Vec::with_capacity(batch.commands());
+        self.advance_time(batch.time_ms)?;
+        let mut context = ApplyContext {
+            group: self.group,
+            index: entry.index,
+            term: entry.term,
+            sub_index: 0,
+            time_ms: self.time_ms,
+        };
+        for unit in &batch.units {
+            context.sub_index = responses.len() as u32;
+            if unit.atomic {
+                self.apply_together(&context, unit, &mut responses)?;
+            } else {
+                self.apply_each(&context, unit, &mut responses)?;
+            }
+        }
+        Ok(responses)
+    }
+
+    fn advance_time(&mut self, time_ms: u64) -> Result<(), ApplyFault> {
+        if time_ms > self.time_ms {
+            self.time_ms = time_ms;
+            self.state.0.put(TIME_KEY, Bytes::copy_from_slice(&time_ms.to_be_bytes()))?;
+        }
+        Ok(())
+    }
+
+    fn apply_each(
+        &mut self,
+        first: &ApplyContext,
+        unit: &Unit,
+        responses: &mut Vec<Response>,
+    ) -> Result<(), ApplyFault> {
+        let mut context = *first;
+        for command in &unit.commands {
+            self.state.0.begin();
+            let response = self
+                .machine
+                .apply(&mut self.state, &context, command)
+                .map_err(ApplyFault::Machine)?;
+            if !response.is_accepted() {
+                self.state.0.rollback();
+            }
+            responses.push(response);
+            context.sub_index += 1;
+        }
+        Ok(())
+    }
+
+    /// All or nothing: the first rejection ends the unit and undoes it. It keeps its reason; the
+    /// unit's other commands are rejected with an empty body.
+    fn apply_together(
+        &mut self,
+        first: &ApplyContext,
+        unit: &Unit,
+        responses: &mut Vec<Response>,
+    ) -> Result<(), ApplyFault> {
+        let (mut context, start) = (*first, responses.len());
+        self.state.0.begin();
+        for command in &unit.commands {
+            let response = self
+                .machine
+                .apply(&mut self.state, &context, command)
+                .map_err(ApplyFault::Machine)?;
+            if !response.is_accepted() {
+                return self.reject_together(unit, start, response, responses);
+            }
+            responses.push(response);
+            context.sub_index += 1;
+        }
+        Ok(())
+    }
+
+    fn reject_together(
+        &mut self,
+        unit: &Unit,
+        start: usize,
+        reason: Response,
+        responses: &mut Vec<Response>,
+    ) -> Result<(), ApplyFault> {
+        self.state.0.rollback();
+        let accepted = responses.len() - start;
+        responses.truncate(start);
+        responses.resize(start + unit.commands.len(), Response::Rejected(Bytes::new()));
+        responses[start + accepted] = reason;
+        if accepted > 0 {
+            // The machine's derived data saw commands that never happened.
+            self.machine.open(&self.state).map_err(ApplyFault::Open)?;
+        }
+        Ok(())
+    }
+}
+
+/// The state as a machine sees it: without the runtime's own keys.
+struct MachineState(Box<dyn GroupState>);
+
+fn is_reserved(key: &[u8]) -> bool {
+    key.first() == Some(&STATE_KEY_RESERVED)
+}
+
+impl State for MachineState {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        if is_reserved(key) { Ok(None) } else { self.0.get(key) }
+    }
+
+    fn put(&mut self, key: &[u8], value: Bytes) -> Result<(), StateError> {
+        if is_reserved(key) { Err(StateError::ReservedKey) } else { self.0.put(key, value) }
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<(), StateError> {
+        if is_reserved(key) { Err(StateError::ReservedKey) } else { self.0.delete(key) }
+    }
+
+    fn scan(
+        &self,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        reverse: bool,
+        visit: &mut dyn FnMut(&[u8], &Bytes) -> bool,
+    ) -> Result<(), StateError> {
+        self.0.scan(from, to, reverse, &mut |key, value| is_reserved(key) || visit(key, value))
+    }
+}
+
+#[cfg(test)]
+#[path = "apply_bench_tests.rs"]
+mod tests;

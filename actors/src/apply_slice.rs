@@ -1,0 +1,120 @@
+//! Apply slice: what an applier sends to a worker, and gets back.
+//!
+//! ```text
+//! bench + entries + queries → [worker] → bench + what there was no time for
+//! ```
+//!
+//! Waiters are answered here, entry by entry, before the slice is over (AP-11).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use polyraft_core::error::{ProposeError, ReadError};
+use polyraft_core::ids::{GroupId, LogIndex};
+use polyraft_core::state_machine::ApplyError;
+
+use crate::applier::Query;
+use crate::apply_bench::{ApplyBench, ApplyFault};
+use crate::clock::Clock;
+use crate::proposal::CommittedEntry;
+
+/// One turn of one group on a worker.
+pub(crate) struct ApplySlice {
+    group: GroupId,
+    /// The machine and its state.
+    pub(crate) bench: Box<ApplyBench>,
+    /// To apply; afterwards, what there was no time for.
+    pub(crate) entries: VecDeque<CommittedEntry>,
+    /// To answer; afterwards, those whose index was not reached.
+    pub(crate) queries: Vec<Query>,
+    /// The entry that could not be applied, and why. The bench is then of no use.
+    pub(crate) fault: Option<(LogIndex, ApplyFault)>,
+    open_first: bool,
+}
+
+impl ApplySlice {
+    /// A slice that first opens the machine if `open_first`.
+    pub(crate) fn new(
+        group: GroupId,
+        bench: Box<ApplyBench>,
+        entries: VecDeque<CommittedEntry>,
+        queries: Vec<Query>,
+        open_first: bool,
+    ) -> Self {
+        Self { group, bench, entries, queries, fault: None, open_first }
+    }
+
+    /// Applies entries for about `duration_max`, at least one, then answers queries. Blocks.
+    pub(crate) fn run(&mut self, clock: &dyn Clock, duration_max: Duration) {
+        let started = clock.now();
+        if let Err(fault) = self.open() {
+            self.fault = Some((self.bench.applied().next(), fault));
+        }
+        let mut applied = 0;
+        while self.fault.is_none() && (applied == 0 || clock.now().since(started) < duration_max) {
+            let Some(committed) = self.entries.pop_front() else {
+                break;
+            };
+            self.apply(committed);
+            applied += 1;
+        }
+        metrics::histogram!("polyraft_apply_slice_duration_seconds")
+            .record(clock.now().since(started));
+        metrics::counter!("polyraft_applied_entries_total").increment(applied);
+        self.answer_queries();
+        if self.fault.is_some() {
+            self.give_up_entries();
+        }
+    }
+
+    fn open(&mut self) -> Result<(), ApplyFault> {
+        if std::mem::take(&mut self.open_first) { self.bench.open() } else { Ok(()) }
+    }
+
+    fn apply(&mut self, committed: CommittedEntry) {
+        let CommittedEntry { entry, waiters } = committed;
+        match self.bench.apply(&entry) {
+            Ok(responses) => {
+                let rejected = responses.iter().filter(|r| !r.is_accepted()).count();
+                metrics::counter!("polyraft_applied_commands_total")
+                    .increment(responses.len() as u64);
+                metrics::counter!("polyraft_rejected_commands_total").increment(rejected as u64);
+                if let Some(waiters) = waiters {
+                    waiters.resolve(entry.index, entry.term, responses);
+                }
+            }
+            Err(fault) => {
+                self.fault = Some((entry.index, fault));
+                self.entries.push_front(CommittedEntry { entry, waiters });
+            }
+        }
+    }
+
+    fn answer_queries(&mut self) {
+        let (group, reached) = (self.group, self.bench.applied());
+        let faulted = self.fault.is_some();
+        for query in std::mem::take(&mut self.queries) {
+            if !faulted && query.at_least > reached {
+                self.queries.push(query);
+                continue;
+            }
+            let answer = if faulted {
+                Err(ReadError::Faulted { group })
+            } else {
+                self.bench.query(&query.query).map_err(|error| refused(group, &error))
+            };
+            // The reader may have gone.
+            let _ = query.reply.send(answer);
+        }
+    }
+
+    fn give_up_entries(&mut self) {
+        for waiters in self.entries.drain(..).filter_map(|committed| committed.waiters) {
+            waiters.fail_all(&ProposeError::Unknown { group: self.group });
+        }
+    }
+}
+
+fn refused(group: GroupId, error: &ApplyError) -> ReadError {
+    ReadError::Query { group, what: error.to_string() }
+}

@@ -1,0 +1,432 @@
+//! Log writer: many groups' appends, one durable commit.
+//!
+//! ```text
+//! Group ─Append→ [queue] ─batch→ LogStore::commit ─sync→ AppendPersisted → Group
+//! ```
+//!
+//! The commit blocks this actor's thread; whatever arrives meanwhile waits in the mailbox and makes
+//! up the next batch, up to a byte cap. No timer, no linger: a lone append is committed at once,
+//! and a crowd shares one sync (ST-2).
+//!
+//! Promise: `AppendPersisted { upto: n }` follows the sync that covers `n`, in order. A `Restore`
+//! sees every append that was queued before it. After a failed commit nothing is acknowledged again
+//! (ST-12). A full disk is no failure: the queue is kept, nothing is acknowledged, the commit is
+//! retried, and the node serves reads meanwhile.
+//!
+//! Not here: what is in the journal (`LogStore`), and the recent entries in memory (core).
+//! Source: Raft thesis §10.2.1.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use polyraft_core::ids::{GroupId, Incarnation, LogIndex, ReadyNumber};
+use polyraft_core::ports::{GroupAppend, LogStore, RestoredLog, StorageError};
+use tokio::sync::oneshot;
+
+use crate::clock::Clock;
+use crate::guard::{DownGuard, killable};
+use crate::log_writer_progress::LogWriterProgress;
+use crate::mailbox::{deliver_fact, messages};
+
+messages!(Append, AppendPersisted, CreateGroup, Restore, StorageFailed, Flush, CollectGarbage);
+
+/// Command from a group: make one ready durable. A fact by its credits: a group has a bounded
+/// number of unpersisted readies, so the mailbox cannot fill.
+#[derive(Debug)]
+pub struct Append {
+    /// What to write; its entries are never copied on the way.
+    pub append: GroupAppend,
+    /// The group actor's life, given back.
+    pub incarnation: Incarnation,
+    /// The ready that this append belongs to; ascending within one incarnation.
+    pub number: ReadyNumber,
+    /// Who is told.
+    pub done: Recipient<AppendPersisted>,
+}
+
+/// Fact from the log writer to a group, at most one per group and commit: durable up to here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppendPersisted {
+    /// The group.
+    pub group: GroupId,
+    /// The life that sent the append.
+    pub incarnation: Incarnation,
+    /// Every ready up to and including this one is durable.
+    pub upto: ReadyNumber,
+}
+
+/// Command from the supervisor: create a group durably. One per creation in progress.
+#[derive(Debug)]
+pub struct CreateGroup {
+    /// With `create` set; usually also the first hard state and configuration.
+    pub append: GroupAppend,
+    /// Answered after the sync; dropped if the writer dies first.
+    pub reply: oneshot::Sender<Result<(), StorageError>>,
+}
+
+/// Command from the supervisor: read a group's durable log. Served behind every append that was
+/// queued before it, so that a rebuilt group sees all that its earlier life wrote.
+#[derive(Debug)]
+pub struct Restore {
+    /// The group.
+    pub group: GroupId,
+    /// Entries up to and including this one are not wanted.
+    pub applied: LogIndex,
+    /// Answered in turn; dropped if the writer dies first.
+    pub reply: oneshot::Sender<Result<RestoredLog, StorageError>>,
+}
+
+/// Which of a node's two stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StoreKind {
+    /// The journal of every group's log.
+    Log,
+    /// The state machines' state.
+    State,
+}
+
+/// Fact from the log writer or the state flusher to the node, at most one per life: the store failed
+/// and the process must stop.
+#[derive(Debug)]
+pub struct StorageFailed {
+    /// The store.
+    pub store: StoreKind,
+    /// What it said.
+    pub error: StorageError,
+}
+
+/// To itself: commit what is queued.
+struct Flush;
+
+/// To itself: one piece of garbage collection, if there is nothing better to do.
+struct CollectGarbage;
+
+/// How the log writer batches and retries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogWriterConfig {
+    /// Charged bytes that end a batch, never before its first append. More amortises the sync over
+    /// more groups; less bounds the latency of those that wait for the next one.
+    pub commit_bytes_max: usize,
+    /// Pause before a commit is tried again on a full disk.
+    pub full_retry: Duration,
+    /// Under constant load, commits between two pieces of garbage collection.
+    pub commits_per_collection: u64,
+}
+
+impl Default for LogWriterConfig {
+    fn default() -> Self {
+        Self {
+            commit_bytes_max: 4 << 20,
+            full_retry: Duration::from_millis(200),
+            commits_per_collection: 64,
+        }
+    }
+}
+
+/// What waits, in order of arrival.
+enum Queued {
+    Append(GroupAppend, Acknowledge),
+    Restore(Restore),
+}
+
+/// Whom a durable append is reported to.
+enum Acknowledge {
+    Group { incarnation: Incarnation, number: ReadyNumber, done: Recipient<AppendPersisted> },
+    Creator(oneshot::Sender<Result<(), StorageError>>),
+}
+
+/// Whether commits are possible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Writing,
+    Full,
+    Poisoned,
+}
+
+/// The actor.
+pub struct LogWriter {
+    store: Box<dyn LogStore>,
+    config: LogWriterConfig,
+    clock: Arc<dyn Clock>,
+    progress: Arc<LogWriterProgress>,
+    failed: Recipient<StorageFailed>,
+    queue: VecDeque<Queued>,
+    mode: Mode,
+    flush_notified: bool,
+    garbage_notified: bool,
+    commits_since_collection: u64,
+    _guard: DownGuard,
+}
+
+impl LogWriter {
+    /// A writer that owns `store` and reports failure to `failed`.
+    pub fn new(
+        store: Box<dyn LogStore>,
+        config: LogWriterConfig,
+        clock: Arc<dyn Clock>,
+        progress: Arc<LogWriterProgress>,
+        failed: Recipient<StorageFailed>,
+        guard: DownGuard,
+    ) -> Self {
+        Self {
+            store,
+            config,
+            clock,
+            progress,
+            failed,
+            queue: VecDeque::new(),
+            mode: Mode::Writing,
+            flush_notified: false,
+            garbage_notified: false,
+            commits_since_collection: 0,
+            _guard: guard,
+        }
+    }
+
+    fn enqueue(&mut self, queued: Queued, ctx: &mut Context<Self>) {
+        match (self.mode, queued) {
+            (Mode::Poisoned, queued) => refuse(queued),
+            (Mode::Writing | Mode::Full, queued) => {
+                self.queue.push_back(queued);
+                self.notify_flush(ctx);
+            }
+        }
+    }
+
+    /// One dirty flag: the notification is handled after the mailbox is drained, so a batch is
+    /// everything that arrived during the commit before.
+    fn notify_flush(&mut self, ctx: &mut Context<Self>) {
+        if self.mode == Mode::Writing && !self.flush_notified {
+            self.flush_notified = true;
+            ctx.notify(Flush);
+        }
+    }
+
+    /// Takes appends from the queue's front, up to the byte cap or the first `Restore`.
+    fn take_batch(&mut self) -> (Vec<GroupAppend>, Vec<Acknowledge>) {
+        let (mut appends, mut acknowledgements, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some(Queued::Append(append, _)) = self.queue.front() {
+            bytes += append.charged_bytes();
+            if bytes > self.config.commit_bytes_max && !appends.is_empty() {
+                break;
+            }
+            let Some(Queued::Append(append, acknowledge)) = self.queue.pop_front() else {
+                unreachable!("the front was an append a moment ago");
+            };
+            appends.push(append);
+            acknowledgements.push(acknowledge);
+        }
+        (appends, acknowledgements)
+    }
+
+    fn commit_one_batch(&mut self, ctx: &mut Context<Self>) {
+        let (appends, acknowledgements) = self.take_batch();
+        if appends.is_empty() {
+            return;
+        }
+        self.progress.commit_started(self.clock.now(), self.queue.len() + appends.len());
+        let result = self.store.commit(&appends);
+        let took = self.progress.commit_ended(self.clock.now(), self.queue.len());
+        match result {
+            Ok(stats) => {
+                metrics::histogram!("polyraft_log_commit_duration_seconds").record(took);
+                metrics::histogram!("polyraft_log_commit_appends").record(appends.len() as f64);
+                metrics::counter!("polyraft_log_commit_bytes_total").increment(stats.bytes);
+                metrics::counter!("polyraft_log_commit_entries_total").increment(stats.entries);
+                metrics::gauge!("polyraft_log_queue_appends").set(self.queue.len() as f64);
+                self.commits_since_collection += 1;
+                acknowledge_all(&appends, acknowledgements);
+            }
+            Err(StorageError::Full { what }) => {
+                self.put_back(appends, acknowledgements);
+                self.retry_when_not_full(&what, ctx);
+            }
+            Err(error) => {
+                refuse_all(acknowledgements);
+                self.poison(error);
+            }
+        }
+    }
+
+    fn put_back(&mut self, appends: Vec<GroupAppend>, acknowledgements: Vec<Acknowledge>) {
+        for (append, acknowledge) in appends.into_iter().zip(acknowledgements).rev() {
+            self.queue.push_front(Queued::Append(append, acknowledge));
+        }
+    }
+
+    fn retry_when_not_full(&mut self, what: &str, ctx: &mut Context<Self>) {
+        if !self.progress.is_full() {
+            tracing::error!(
+                what,
+                "the log is full: this node acknowledges nothing until it is not"
+            );
+        }
+        self.mode = Mode::Full;
+        self.progress.set_full(true);
+        metrics::gauge!("polyraft_log_full").set(1.0);
+        ctx.run_later(self.config.full_retry, |writer, ctx| {
+            if writer.mode == Mode::Full {
+                writer.mode = Mode::Writing;
+                // What was compacted since may make the room.
+                writer.collect_one_piece(ctx);
+                writer.notify_flush(ctx);
+            }
+        });
+    }
+
+    fn leave_full(&mut self) {
+        if self.mode == Mode::Writing && self.progress.is_full() {
+            tracing::info!("the log has room again");
+            self.progress.set_full(false);
+            metrics::gauge!("polyraft_log_full").set(0.0);
+        }
+    }
+
+    /// Nothing is acknowledged from here on; the node stops the process.
+    fn poison(&mut self, error: StorageError) {
+        tracing::error!(%error, "the log failed: nothing is acknowledged any more");
+        self.mode = Mode::Poisoned;
+        self.progress.set_poisoned();
+        self.queue.drain(..).for_each(refuse);
+        deliver_fact(&self.failed, StorageFailed { store: StoreKind::Log, error });
+    }
+
+    fn serve_restores(&mut self) {
+        while let Some(Queued::Restore(_)) = self.queue.front() {
+            let Some(Queued::Restore(restore)) = self.queue.pop_front() else {
+                unreachable!("the front was a restore a moment ago");
+            };
+            let restored = self.store.restore(restore.group, restore.applied);
+            // An Err means that the supervisor has stopped waiting.
+            let _ = restore.reply.send(restored);
+        }
+    }
+
+    fn notify_garbage(&mut self, ctx: &mut Context<Self>) {
+        if self.mode == Mode::Writing && !self.garbage_notified {
+            self.garbage_notified = true;
+            ctx.notify(CollectGarbage);
+        }
+    }
+
+    /// Returns to the mailbox after one piece, however much garbage there is.
+    fn collect_one_piece(&mut self, ctx: &mut Context<Self>) {
+        self.commits_since_collection = 0;
+        match self.store.collect_garbage() {
+            Ok(true) => self.notify_garbage(ctx),
+            Ok(false) => {}
+            // Collecting needs a little room itself; the next commit finds out and waits.
+            Err(StorageError::Full { what }) => tracing::warn!(what, "no room to collect garbage"),
+            Err(error) => self.poison(error),
+        }
+    }
+}
+
+/// One fact per group and life, with the highest number; creators one by one.
+fn acknowledge_all(appends: &[GroupAppend], acknowledgements: Vec<Acknowledge>) {
+    let mut facts = std::collections::BTreeMap::new();
+    for (append, acknowledge) in appends.iter().zip(acknowledgements) {
+        match acknowledge {
+            Acknowledge::Group { incarnation, number, done } => {
+                let earlier = facts.insert((append.group, incarnation), (number, done));
+                debug_assert!(earlier.is_none_or(|(n, _)| n <= number), "readies out of order");
+            }
+            Acknowledge::Creator(reply) => {
+                // An Err means that the creator has stopped waiting.
+                let _ = reply.send(Ok(()));
+            }
+        }
+    }
+    for ((group, incarnation), (upto, done)) in facts {
+        deliver_fact(&done, AppendPersisted { group, incarnation, upto });
+    }
+}
+
+/// Groups hear nothing, ever; those who hold a oneshot are told.
+fn refuse(queued: Queued) {
+    match queued {
+        Queued::Append(_, acknowledge) => refuse_all([acknowledge]),
+        Queued::Restore(restore) => {
+            let _ = restore.reply.send(Err(StorageError::Poisoned));
+        }
+    }
+}
+
+fn refuse_all(acknowledgements: impl IntoIterator<Item = Acknowledge>) {
+    for acknowledge in acknowledgements {
+        if let Acknowledge::Creator(reply) = acknowledge {
+            let _ = reply.send(Err(StorageError::Poisoned));
+        }
+    }
+}
+
+impl Actor for LogWriter {
+    type Context = Context<Self>;
+}
+
+killable!(LogWriter);
+
+impl Handler<Append> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, message: Append, ctx: &mut Self::Context) {
+        let Append { append, incarnation, number, done } = message;
+        let acknowledge = Acknowledge::Group { incarnation, number, done };
+        self.enqueue(Queued::Append(append, acknowledge), ctx);
+    }
+}
+
+impl Handler<CreateGroup> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, message: CreateGroup, ctx: &mut Self::Context) {
+        let acknowledge = Acknowledge::Creator(message.reply);
+        self.enqueue(Queued::Append(message.append, acknowledge), ctx);
+    }
+}
+
+impl Handler<Restore> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, restore: Restore, ctx: &mut Self::Context) {
+        self.enqueue(Queued::Restore(restore), ctx);
+    }
+}
+
+impl Handler<Flush> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, _: Flush, ctx: &mut Self::Context) {
+        self.flush_notified = false;
+        if self.mode != Mode::Writing {
+            return;
+        }
+        self.commit_one_batch(ctx);
+        self.leave_full();
+        if self.mode == Mode::Writing {
+            self.serve_restores();
+        }
+        if !self.queue.is_empty() {
+            self.notify_flush(ctx);
+        }
+        self.notify_garbage(ctx);
+    }
+}
+
+impl Handler<CollectGarbage> for LogWriter {
+    type Result = ();
+
+    fn handle(&mut self, _: CollectGarbage, ctx: &mut Self::Context) {
+        self.garbage_notified = false;
+        let overdue = self.commits_since_collection >= self.config.commits_per_collection;
+        if self.mode == Mode::Writing && (overdue || self.queue.is_empty()) {
+            self.collect_one_piece(ctx);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "log_writer_tests.rs"]
+mod tests;

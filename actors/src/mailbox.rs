@@ -1,0 +1,198 @@
+//! Mailboxes: every capacity and every overflow policy in one table, and the two ways to send.
+//!
+//! ```text
+//! offer        → bounded: a full mailbox drops the message, which is counted
+//! deliver_fact → never lost: bounded by credits instead of by the mailbox
+//! ```
+//!
+//! actix's `do_send` queues past a mailbox's capacity, so `clippy.toml` bans it everywhere but in
+//! [`deliver_fact`]. Facts sent with it are answers to outstanding work, and the work is capped:
+//! that cap, named in the table, bounds the mailbox (RT-2).
+
+use actix::{Message, Recipient, dev::SendError};
+
+/// The kinds of actor of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ActorKind {
+    /// Owns one group's replica.
+    Group,
+    /// Cuts a group's proposals into batches.
+    Batcher,
+    /// The node's one timer.
+    Tick,
+    /// Owns the journal.
+    LogWriter,
+    /// Applies one group's committed entries.
+    Applier,
+    /// Makes applied state durable.
+    StateFlusher,
+    /// Sends to and receives from one peer.
+    PeerLink,
+    /// Rebuilds what died.
+    Supervisor,
+    /// Measures stalls of the arbiters.
+    Watchdog,
+}
+
+impl ActorKind {
+    /// Its name in metrics, logs, events and status pages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Group => "group",
+            Self::Batcher => "batcher",
+            Self::Tick => "tick",
+            Self::LogWriter => "log_writer",
+            Self::Applier => "applier",
+            Self::StateFlusher => "state_flusher",
+            Self::PeerLink => "peer_link",
+            Self::Supervisor => "supervisor",
+            Self::Watchdog => "watchdog",
+        }
+    }
+}
+
+/// What happens to a message that finds its mailbox full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The sender is told and answers its caller `Overloaded`.
+    Refuse,
+    /// It is dropped and counted; its protocol repeats or repairs it.
+    Drop,
+    /// It cannot: the number of messages is bounded by the credits named here.
+    Credits(&'static str),
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Mailbox {
+    /// Whose mailbox.
+    pub actor: ActorKind,
+    /// Messages that `offer` and `try_send` let wait.
+    pub capacity: usize,
+    /// What happens beyond.
+    pub when_full: WhenFull,
+}
+
+/// Every mailbox of a node.
+pub const MAILBOXES: [Mailbox; 9] = [
+    row(ActorKind::Group, 1_024, WhenFull::Drop),
+    row(ActorKind::Batcher, 4_096, WhenFull::Refuse),
+    row(ActorKind::Tick, 4_096, WhenFull::Credits("one registration per group actor's life")),
+    row(ActorKind::LogWriter, 16_384, WhenFull::Credits("unpersisted readies per group")),
+    row(ActorKind::Applier, 256, WhenFull::Credits("committed but unapplied bytes per group")),
+    row(ActorKind::StateFlusher, 16_384, WhenFull::Credits("one outstanding flush per group")),
+    row(ActorKind::PeerLink, 8_192, WhenFull::Drop),
+    row(ActorKind::Supervisor, 4_096, WhenFull::Credits("one Down per actor's life")),
+    row(ActorKind::Watchdog, 16, WhenFull::Drop),
+];
+
+const fn row(actor: ActorKind, capacity: usize, when_full: WhenFull) -> Mailbox {
+    Mailbox { actor, capacity, when_full }
+}
+
+/// The capacity of `actor`'s mailbox, in messages.
+pub const fn capacity(actor: ActorKind) -> usize {
+    MAILBOXES[actor as usize].capacity
+}
+
+/// What became of an offered message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Offer {
+    /// It is in the mailbox.
+    Queued,
+    /// The mailbox is full; the message is gone and was counted.
+    Dropped,
+    /// The actor is gone.
+    Closed,
+}
+
+/// Sends `message` if there is room; otherwise drops it and counts the drop.
+pub fn offer<M>(to: &Recipient<M>, actor: ActorKind, message: M) -> Offer
+where
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    match to.try_send(message) {
+        Ok(()) => Offer::Queued,
+        Err(SendError::Full(_)) => {
+            metrics::counter!("polyraft_mailbox_dropped_total", "actor" => actor.as_str())
+                .increment(1);
+            Offer::Dropped
+        }
+        Err(SendError::Closed(_)) => Offer::Closed,
+    }
+}
+
+/// Sends a fact that must not be lost: the answer to work that the receiver, or a cap on the
+/// receiver's behalf, has outstanding. If the receiver is gone so is its interest.
+///
+/// The one audited call of `do_send`: its callers are bounded by the credits in [`MAILBOXES`].
+#[allow(clippy::disallowed_methods)]
+pub fn deliver_fact<M>(to: &Recipient<M>, message: M)
+where
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    to.do_send(message);
+}
+
+/// Makes types messages without an answer: the only kind that crosses between actors, so that none
+/// ever waits for another.
+macro_rules! messages {
+    ($($message:ty),+ $(,)?) => {
+        $(impl actix::Message for $message {
+            type Result = ();
+        })+
+    };
+}
+pub(crate) use messages;
+
+#[cfg(test)]
+mod tests {
+    use actix::prelude::*;
+
+    use super::*;
+
+    struct Ping;
+
+    messages!(Ping);
+
+    struct Deaf;
+
+    impl Actor for Deaf {
+        type Context = Context<Self>;
+
+        fn started(&mut self, ctx: &mut Self::Context) {
+            ctx.set_mailbox_capacity(4);
+        }
+    }
+
+    impl Handler<Ping> for Deaf {
+        type Result = ();
+
+        fn handle(&mut self, _: Ping, _: &mut Self::Context) {}
+    }
+
+    #[test]
+    fn the_table_is_indexed_by_kind() {
+        for (at, row) in MAILBOXES.iter().enumerate() {
+            assert_eq!(row.actor as usize, at, "{:?} is out of place", row.actor);
+            assert!(row.capacity > 0, "{:?} has no mailbox", row.actor);
+        }
+    }
+
+    #[test]
+    fn offers_to_a_full_mailbox_are_dropped_and_facts_are_not() {
+        System::new().block_on(async {
+            let recipient = Deaf.start().recipient::<Ping>();
+            // The actor cannot run before this task yields.
+            let results: Vec<Offer> =
+                (0..100).map(|_| offer(&recipient, ActorKind::Watchdog, Ping)).collect();
+            assert!(results.contains(&Offer::Queued));
+            assert!(results.contains(&Offer::Dropped));
+            deliver_fact(&recipient, Ping);
+            assert!(recipient.connected());
+        });
+    }
+}

@@ -1,0 +1,276 @@
+//! Spawner: where every actor runs, decided in one place.
+//!
+//! ```text
+//! start(spawner, Place, kind, factory) → arbiter → actor, built on its own thread
+//! ```
+//!
+//! In production each [`Place`] maps to threads by its needs: what blocks (log writer, state
+//! flusher) is alone, groups are spread over shards by id, and the tick shares with nobody. Under
+//! the simulator every place is the one current arbiter.
+
+use std::sync::Mutex;
+
+use actix::dev::channel;
+use actix::prelude::*;
+use polyraft_core::ids::GroupId;
+
+use crate::mailbox::{ActorKind, capacity};
+
+/// Names what an actor needs of the thread it runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// The shard of a group: its group actor and batcher.
+    Shard(GroupId),
+    /// The log writer's own thread; it blocks in every commit.
+    LogWriter,
+    /// The apply pool: appliers, which hand the work itself to [`crate::workers`].
+    ApplyPool(GroupId),
+    /// The peer links.
+    Transport,
+    /// The node's timer.
+    Tick,
+    /// The supervisor.
+    Supervisor,
+    /// The state flusher's own thread; it blocks in every flush.
+    StateFlusher,
+}
+
+impl Place {
+    /// Its name as a metrics label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Shard(_) => "shard",
+            Self::LogWriter => "log_writer",
+            Self::ApplyPool(_) => "apply_pool",
+            Self::Transport => "transport",
+            Self::Tick => "tick",
+            Self::Supervisor => "supervisor",
+            Self::StateFlusher => "state_flusher",
+        }
+    }
+}
+
+/// Finds the arbiter for a place.
+pub trait Spawner: Send + Sync + 'static {
+    /// The arbiter that serves `place`; always the same one for equal places.
+    fn arbiter(&self, place: Place) -> ArbiterHandle;
+
+    /// The arbiters that must never block, each with its label, for the watchdog.
+    fn watched(&self) -> Vec<(&'static str, ArbiterHandle)>;
+
+    /// Stops every arbiter that this spawner started and waits for its thread. Idempotent.
+    /// Actors still running there are dropped. Must not be called from one of those threads.
+    fn stop(&self);
+}
+
+/// Starts an actor on `place`. `factory` runs there, so the actor need not be `Send`. The mailbox
+/// has its capacity from the table before the first message can arrive.
+pub fn start<A, F>(spawner: &dyn Spawner, place: Place, kind: ActorKind, factory: F) -> Addr<A>
+where
+    A: Actor<Context = Context<A>>,
+    F: FnOnce(&mut Context<A>) -> A + Send + 'static,
+{
+    let (sender, receiver) = channel::channel(capacity(kind));
+    let started = spawner.arbiter(place).spawn_fn(move || {
+        let mut ctx = Context::with_receiver(receiver);
+        let actor = factory(&mut ctx);
+        actix::spawn(ctx.into_future(actor));
+    });
+    if !started {
+        tracing::warn!(actor = kind.as_str(), "not started: its arbiter has stopped");
+    }
+    Addr::new(sender)
+}
+
+/// How many threads a production node gives to its actors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArbiterCounts {
+    /// Arbiters for group actors, at least 1. More than cores only adds switches.
+    pub shards: usize,
+    /// Arbiters for appliers, at least 1.
+    pub apply_pool: usize,
+}
+
+impl Default for ArbiterCounts {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { shards: cores, apply_pool: cores.max(2) }
+    }
+}
+
+/// Arbiters on threads of their own. Needs a running actix `System` when it is made.
+pub struct ArbiterSpawner {
+    shards: Vec<ArbiterHandle>,
+    apply_pool: Vec<ArbiterHandle>,
+    log_writer: ArbiterHandle,
+    state_flusher: ArbiterHandle,
+    transport: ArbiterHandle,
+    tick: ArbiterHandle,
+    supervisor: ArbiterHandle,
+    owned: Mutex<Vec<Arbiter>>,
+}
+
+impl ArbiterSpawner {
+    /// Starts the threads.
+    ///
+    /// # Panics
+    /// If a count is 0, without a current actix `System`, or if a thread cannot be started.
+    pub fn new(counts: ArbiterCounts) -> Self {
+        assert!(counts.shards > 0, "a node needs a shard");
+        assert!(counts.apply_pool > 0, "a node needs an apply pool");
+        let mut owned = Vec::new();
+        let mut arbiter = || {
+            let arbiter = Arbiter::new();
+            let handle = arbiter.handle();
+            owned.push(arbiter);
+            handle
+        };
+        Self {
+            shards: (0..counts.shards).map(|_| arbiter()).collect(),
+            apply_pool: (0..counts.apply_pool).map(|_| arbiter()).collect(),
+            log_writer: arbiter(),
+            state_flusher: arbiter(),
+            transport: arbiter(),
+            tick: arbiter(),
+            supervisor: arbiter(),
+            owned: Mutex::new(owned),
+        }
+    }
+}
+
+/// The member of `pool` for `group`. Ids are handed out in sequence, so a remainder spreads evenly.
+fn pick(pool: &[ArbiterHandle], group: GroupId) -> ArbiterHandle {
+    pool[(group.get() % pool.len() as u64) as usize].clone()
+}
+
+impl Spawner for ArbiterSpawner {
+    fn arbiter(&self, place: Place) -> ArbiterHandle {
+        match place {
+            Place::Shard(group) => pick(&self.shards, group),
+            Place::ApplyPool(group) => pick(&self.apply_pool, group),
+            Place::LogWriter => self.log_writer.clone(),
+            Place::StateFlusher => self.state_flusher.clone(),
+            Place::Transport => self.transport.clone(),
+            Place::Tick => self.tick.clone(),
+            Place::Supervisor => self.supervisor.clone(),
+        }
+    }
+
+    fn watched(&self) -> Vec<(&'static str, ArbiterHandle)> {
+        let pools = [("shard", &self.shards), ("apply_pool", &self.apply_pool)];
+        let pooled = pools.into_iter().flat_map(|(name, pool)| pool.iter().map(move |a| (name, a)));
+        let singles = [
+            ("transport", &self.transport),
+            ("tick", &self.tick),
+            ("supervisor", &self.supervisor),
+        ];
+        pooled.chain(singles).map(|(name, arbiter)| (name, arbiter.clone())).collect()
+    }
+
+    fn stop(&self) {
+        let owned =
+            std::mem::take(&mut *self.owned.lock().expect("no code panics while holding it"));
+        for arbiter in &owned {
+            arbiter.stop();
+        }
+        for arbiter in owned {
+            if arbiter.join().is_err() {
+                tracing::error!("an arbiter's thread panicked");
+            }
+        }
+    }
+}
+
+/// Puts every actor on the arbiter that was current when it was made: one thread, one order.
+#[derive(Debug, Clone)]
+pub struct LocalSpawner {
+    arbiter: ArbiterHandle,
+}
+
+impl LocalSpawner {
+    /// A spawner onto the current arbiter.
+    ///
+    /// # Panics
+    /// Outside an actix `System`.
+    pub fn current() -> Self {
+        Self { arbiter: Arbiter::current() }
+    }
+}
+
+impl Spawner for LocalSpawner {
+    fn arbiter(&self, _: Place) -> ArbiterHandle {
+        self.arbiter.clone()
+    }
+
+    fn watched(&self) -> Vec<(&'static str, ArbiterHandle)> {
+        vec![("local", self.arbiter.clone())]
+    }
+
+    /// Nothing: the arbiter belongs to whoever runs the system.
+    fn stop(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::{self, ThreadId};
+
+    use super::*;
+
+    struct WhereAreYou;
+
+    impl Message for WhereAreYou {
+        type Result = String;
+    }
+
+    struct Located;
+
+    impl Actor for Located {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<WhereAreYou> for Located {
+        type Result = String;
+
+        fn handle(&mut self, _: WhereAreYou, _: &mut Self::Context) -> String {
+            format!("{:?}", thread::current().id())
+        }
+    }
+
+    async fn locate(spawner: &dyn Spawner, place: Place) -> String {
+        let addr = start(spawner, place, ActorKind::Group, |_| Located);
+        addr.send(WhereAreYou).await.expect("the actor runs")
+    }
+
+    fn here() -> String {
+        let id: ThreadId = thread::current().id();
+        format!("{id:?}")
+    }
+
+    #[test]
+    fn places_map_to_threads() {
+        System::new().block_on(async {
+            let spawner = ArbiterSpawner::new(ArbiterCounts { shards: 2, apply_pool: 2 });
+            let shard = |n| Place::Shard(GroupId::new(n));
+            let one = locate(&spawner, shard(1)).await;
+            assert_eq!(one, locate(&spawner, shard(3)).await);
+            assert_ne!(one, locate(&spawner, shard(2)).await);
+            let writer = locate(&spawner, Place::LogWriter).await;
+            let flusher = locate(&spawner, Place::StateFlusher).await;
+            assert_ne!(writer, flusher);
+            assert!(![one, here()].contains(&writer));
+            spawner.stop();
+            spawner.stop();
+            let late = start(&spawner, Place::Tick, ActorKind::Tick, |_| Located);
+            assert!(late.send(WhereAreYou).await.is_err());
+        });
+    }
+
+    #[test]
+    fn the_local_spawner_stays_here() {
+        System::new().block_on(async {
+            let spawner = LocalSpawner::current();
+            assert_eq!(here(), locate(&spawner, Place::LogWriter).await);
+            assert_eq!(here(), locate(&spawner, Place::Shard(GroupId::new(9))).await);
+        });
+    }
+}
