@@ -1,1 +1,149 @@
-//! placeholder
+//! polyraft's production storage: the journal, the state store and the data directory's identity.
+//!
+//! ```text
+//! DIR/lock, identity      one process, one node        identity
+//! DIR/log/    LMDB        every group's log            journal
+//! DIR/state/  LMDB        every group's state          state_store
+//! ```
+//!
+//! Both stores are written over a small inner port ([`table`]), so that the same code runs on LMDB and
+//! on a memory disk that fails when told to. FORMAT.md has every record byte by byte.
+//!
+//! Promise: `Ok` means durable; default sync flags only (ST-3). Checksums on everything (ST-7).
+
+mod field_reader;
+pub mod identity;
+pub mod journal;
+mod journal_gc;
+mod journal_index;
+mod journal_meta;
+mod journal_record;
+pub mod lmdb;
+pub mod memory;
+pub mod state_store;
+pub mod table;
+mod write_buffer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use polyraft_core::ids::NodeId;
+use polyraft_core::ports::StorageError;
+
+use crate::identity::{DataIdentity, IdentityError};
+use crate::journal::{Journal, JournalOptions, LOG_TABLES};
+use crate::lmdb::{LmdbOptions, LmdbTable};
+use crate::memory::MemoryTable;
+use crate::state_store::{STATE_TABLES, TableStateStore};
+
+/// How a data directory is opened.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StorageOptions {
+    /// The log's environment.
+    pub log: LmdbOptions,
+    /// The state's environment.
+    pub state: LmdbOptions,
+    /// The journal in the log's environment.
+    pub journal: JournalOptions,
+}
+
+impl StorageOptions {
+    /// Limits that tests reach.
+    pub fn tiny() -> Self {
+        Self { log: LmdbOptions::tiny(), state: LmdbOptions::tiny(), journal: JournalOptions::tiny() }
+    }
+}
+
+/// Why a data directory cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The directory is another's, or in use.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A subdirectory cannot be created.
+    #[error("{} cannot be created", path.display())]
+    Directory {
+        /// The subdirectory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An environment cannot be opened or read.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// Everything that a node stores.
+#[derive(Debug)]
+pub struct Storage<T> {
+    /// Every group's log. Belongs to the log writer.
+    pub journal: Journal<T>,
+    /// Every group's state.
+    pub state: Arc<TableStateStore<T>>,
+    /// Whose data it is, and how often it was opened.
+    pub identity: DataIdentity,
+}
+
+impl Storage<LmdbTable> {
+    /// Opens or creates the data directory `dir` for `node` of `cluster`. It stays locked until every
+    /// handle of both stores is dropped.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Damaged groups are not errors here: they are quarantined one by one.
+    pub fn open(
+        dir: &Path,
+        options: &StorageOptions,
+        cluster: &str,
+        node: NodeId,
+    ) -> Result<Self, OpenError> {
+        let (lock, identity) = identity::claim(dir, cluster, node)?;
+        let lock = Arc::new(lock);
+        let environment = |name: &str, tables: &[&str], options: &LmdbOptions| {
+            let path = dir.join(name);
+            match std::fs::create_dir_all(&path) {
+                Ok(()) => Ok(LmdbTable::open(&path, tables, options, Some(Arc::clone(&lock)))?),
+                Err(source) => Err(OpenError::Directory { path, source }),
+            }
+        };
+        let log = environment("log", &LOG_TABLES, &options.log)?;
+        let state = environment("state", &STATE_TABLES, &options.state)?;
+        let journal = Journal::open(log, options.journal.clone())?;
+        Ok(Self { journal, state: Arc::new(TableStateStore::new(state)), identity })
+    }
+}
+
+/// The disks of a node in memory: they survive the storage that is opened on them.
+#[derive(Debug, Clone)]
+pub struct MemoryDisks {
+    /// Under the journal.
+    pub log: MemoryTable,
+    /// Under the state store.
+    pub state: MemoryTable,
+}
+
+impl Default for MemoryDisks {
+    fn default() -> Self {
+        Self {
+            log: MemoryTable::new(LOG_TABLES.len()),
+            state: MemoryTable::new(STATE_TABLES.len()),
+        }
+    }
+}
+
+impl Storage<MemoryTable> {
+    /// Opens the storage on disks in memory; again on the same disks, it is a restart.
+    ///
+    /// # Errors
+    /// As for [`Journal::open`].
+    pub fn open_in_memory(
+        disks: &MemoryDisks,
+        options: &JournalOptions,
+        identity: DataIdentity,
+    ) -> Result<Self, StorageError> {
+        let journal = Journal::open(disks.log.clone(), options.clone())?;
+        let state = Arc::new(TableStateStore::new(disks.state.clone()));
+        Ok(Self { journal, state, identity })
+    }
+}

@@ -1,0 +1,112 @@
+//! A group's row in the meta table: what the journal's deleted prefix said about it.
+//!
+//! Promise: loading the row and applying the remaining records gives the group as it was. The row may
+//! know more than the first of these records do; [`GroupIndex`] tells by `meta_sequence`.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use polyraft_core::ids::{GroupId, LogIndex, Term};
+
+use crate::field_reader::{FieldReader, Malformed, len_u32};
+use crate::journal_index::{GroupIndex, LogShape, Place, Span};
+use crate::journal_record::{
+    decode_configuration, decode_hard_state, decode_identity, decode_point, encode_configuration,
+    encode_hard_state, encode_identity, encode_point,
+};
+
+const VERSION: u8 = 1;
+
+/// Encodes `index` as of the record `sequence`, with everything up to `cold_end` in the cold table,
+/// which holds rows within `cold_rows`.
+pub(crate) fn encode_meta(
+    group: GroupId,
+    index: &GroupIndex,
+    sequence: u64,
+    cold_end: LogIndex,
+    cold_rows: &Range<u64>,
+) -> Vec<u8> {
+    let mut out = vec![VERSION, 0, 0, 0, 0];
+    out.extend_from_slice(&sequence.to_le_bytes());
+    out.push(u8::from(index.identity.is_some()));
+    if let Some(identity) = &index.identity {
+        encode_identity(&mut out, identity);
+    }
+    out.push(u8::from(index.damage.is_some()));
+    let damage = index.damage.as_deref().unwrap_or_default();
+    out.extend_from_slice(&len_u32(damage.len()).to_le_bytes());
+    out.extend_from_slice(damage.as_bytes());
+    encode_hard_state(&mut out, &index.hard_state);
+    encode_configuration(&mut out, &index.configuration);
+    encode_point(&mut out, index.shape.compacted);
+    for field in [cold_end.get(), cold_rows.start, cold_rows.end] {
+        out.extend_from_slice(&field.to_le_bytes());
+    }
+    let runs: Vec<_> = index.shape.runs.iter().filter(|(first, _)| *first < cold_end).collect();
+    out.extend_from_slice(&len_u32(runs.len()).to_le_bytes());
+    for (first, term) in runs {
+        out.extend_from_slice(&first.get().to_le_bytes());
+        out.extend_from_slice(&term.get().to_le_bytes());
+    }
+    let crc = meta_crc(group, &out);
+    out[1..5].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// Decodes a group's row.
+///
+/// # Errors
+/// The row is damaged: the group must be quarantined.
+pub(crate) fn decode_meta(group: GroupId, bytes: &[u8]) -> Result<GroupIndex, Malformed> {
+    let mut reader = FieldReader::new(bytes);
+    let version = reader.u8()?;
+    if reader.u32()? != meta_crc(group, bytes) {
+        return Err(Malformed("meta row checksum"));
+    }
+    if version != VERSION {
+        return Err(Malformed("meta row version"));
+    }
+    let meta_sequence = reader.u64()?;
+    let identity = match reader.u8()? {
+        0 => None,
+        _ => Some(decode_identity(&mut reader)?),
+    };
+    let is_damaged = reader.u8()? != 0;
+    let reason_len = reader.count(1)?;
+    let reason = String::from_utf8_lossy(reader.bytes(reason_len)?).into_owned();
+    let hard_state = decode_hard_state(&mut reader)?;
+    let configuration = decode_configuration(&mut reader)?;
+    let compacted = decode_point(&mut reader)?;
+    let cold_end = LogIndex::new(reader.u64()?);
+    let cold_rows = reader.u64()?..reader.u64()?;
+    let runs = (0..reader.count(16)?)
+        .map(|_| Ok((LogIndex::new(reader.u64()?), Term::new(reader.u64()?))))
+        .collect::<Result<VecDeque<_>, _>>()?;
+    reader.finish()?;
+    if cold_end <= compacted.index {
+        return Err(Malformed("meta row range"));
+    }
+    let shape = LogShape { compacted, last: cold_end.prev(), runs };
+    let cold = shape.first()..cold_end;
+    let spans = match cold.is_empty() {
+        true => VecDeque::new(),
+        false => VecDeque::from([Span { range: cold, place: Place::Cold }]),
+    };
+    let damage = is_damaged.then_some(reason);
+    Ok(GroupIndex {
+        identity,
+        hard_state,
+        configuration,
+        shape,
+        spans,
+        cold_rows,
+        meta_sequence,
+        damage,
+    })
+}
+
+/// Covers the group and everything but the checksum itself.
+fn meta_crc(group: GroupId, bytes: &[u8]) -> u32 {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&group.get().to_le_bytes()), &bytes[..1]);
+    crc32c::crc32c_append(crc, bytes.get(5..).unwrap_or_default())
+}

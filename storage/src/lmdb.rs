@@ -1,0 +1,387 @@
+//! Tables in LMDB: the only file that touches the environment.
+//!
+//! ```text
+//! write ─ reserve disk ─ txn ─ body ─ commit + fdatasync
+//!            │ no space       │ map full
+//!            └─→ Full         └─→ abort, grow the map with no reader inside, run the body again
+//! ```
+//!
+//! Promise: default sync flags only, so `Ok` from a write is durable. A full disk is found before the
+//! transaction, by reserving the file's blocks, because a write that fails half-way inside LMDB
+//! cannot be told from a broken disk.
+//! Not here: retries after a failed sync. The caller poisons itself (ST-12).
+//! Source: LMDB's `lmdb.h`, "Restrictions/caveats" and `mdb_env_set_mapsize`.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use heed::types::Bytes as Raw;
+use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, MdbError, PutFlags};
+use heed::{RoTxn, RwTxn, WithoutTls};
+use polyraft_core::ports::StorageError;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use crate::identity::DirectoryLock;
+use crate::table::{TableId, TableRead, TableStore, TableWrite, WriteSize, is_empty_range};
+
+type Rows = Database<'static, Raw, Raw>;
+
+/// Disk blocks are reserved in steps of this many bytes.
+const RESERVE_STEP_BYTES: u64 = 16 << 20;
+/// Pages that a transaction may need beside its data: free list, roots, branches.
+const RESERVE_PAGES: u64 = 64;
+const PAGE_BYTES: u64 = 4096;
+/// How often, and with what pause, growth waits for the readers inside to leave.
+const GROW_ATTEMPTS: u32 = 2_000;
+const GROW_PAUSE: Duration = Duration::from_millis(1);
+
+/// How one LMDB environment is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LmdbOptions {
+    /// Address space of the map in bytes, a multiple of 1 MiB; not disk space. It doubles when full.
+    pub map_bytes: usize,
+    /// The map never grows beyond this many bytes: then the store is full.
+    pub map_bytes_max: usize,
+    /// File bytes written once at creation, so that free pages are contiguous and on disk; 0 for none.
+    pub presize_bytes: usize,
+    /// Read transactions that may be open at the same time.
+    pub readers_max: u32,
+}
+
+impl Default for LmdbOptions {
+    fn default() -> Self {
+        Self {
+            map_bytes: 64 << 30,
+            map_bytes_max: 8 << 40,
+            presize_bytes: 32 << 20,
+            readers_max: 1024,
+        }
+    }
+}
+
+impl LmdbOptions {
+    /// A map and a file so small that tests reach their limits: 1 MiB, up to 64 MiB, no pre-sizing.
+    pub fn tiny() -> Self {
+        Self { map_bytes: 1 << 20, map_bytes_max: 64 << 20, presize_bytes: 0, readers_max: 64 }
+    }
+}
+
+/// Ordered tables in one LMDB environment.
+#[derive(Debug, Clone)]
+pub struct LmdbTable {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    env: Env<WithoutTls>,
+    tables: Vec<Rows>,
+    map_bytes_max: usize,
+    /// Held shared by every transaction, exclusively while the map is replaced. Growth only *tries*
+    /// for it: a queued writer would block a reader that is already inside and starts another read.
+    gate: RwLock<()>,
+    /// Bytes from the start of the file whose blocks are known to be reserved.
+    reserved: Mutex<u64>,
+    file: File,
+    /// The data directory stays locked as long as an environment in it is open.
+    _lock: Option<Arc<DirectoryLock>>,
+}
+
+impl LmdbTable {
+    /// Opens or creates the environment in `path`, an existing directory, with the given tables.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`] if it cannot be opened; [`StorageError::Full`] if there is no space.
+    pub fn open(
+        path: &Path,
+        tables: &[&str],
+        options: &LmdbOptions,
+        lock: Option<Arc<DirectoryLock>>,
+    ) -> Result<Self, StorageError> {
+        let is_new = !path.join("data.mdb").exists();
+        let mut open = EnvOpenOptions::new().read_txn_without_tls();
+        open.map_size(options.map_bytes).max_readers(options.readers_max);
+        open.max_dbs(u32::try_from(tables.len()).expect("a handful of tables"));
+        // SAFETY: the map is undefined if its file is changed from outside. The data directory is
+        // locked exclusively by its owner, and no flag that weakens LMDB's own locking is set.
+        let env = unsafe { open.open(path) }.map_err(|e| failed("opening the environment", e))?;
+        let file = env.try_clone_inner_file().map_err(|e| failed("opening the environment", e))?;
+        let rows = create_tables(&env, tables)?;
+        let inner = Inner {
+            env,
+            tables: rows,
+            map_bytes_max: options.map_bytes_max,
+            gate: RwLock::new(()),
+            reserved: Mutex::new(0),
+            file,
+            _lock: lock,
+        };
+        let store = Self { inner: Arc::new(inner) };
+        if is_new && options.presize_bytes > 0 {
+            store.presize(options.presize_bytes)?;
+        }
+        Ok(store)
+    }
+
+    /// The size of the data file in bytes, with blocks reserved ahead.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`] if the file cannot be asked.
+    pub fn file_bytes(&self) -> Result<u64, StorageError> {
+        self.inner.env.real_disk_size().map_err(|e| failed("sizing the file", e))
+    }
+
+    /// Bytes of the map, as grown so far.
+    pub fn map_bytes(&self) -> usize {
+        self.inner.env.info().map_size
+    }
+
+    /// Writes and deletes one filler value: its pages are contiguous, on disk, and free.
+    fn presize(&self, bytes: usize) -> Result<(), StorageError> {
+        const KEY: &[u8] = b"filler";
+        let filler = vec![0; bytes];
+        let size = WriteSize { bytes: bytes as u64, operations: 1 };
+        self.write(size, &mut |write| write.put(TableId(0), KEY, &filler))?;
+        self.write(WriteSize::default(), &mut |write| write.delete(TableId(0), KEY))
+    }
+
+    fn enter(&self) -> RwLockReadGuard<'_, ()> {
+        self.inner.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reserves disk blocks for a transaction of `size`, whatever pages LMDB will choose.
+    fn reserve(&self, size: WriteSize) -> Result<(), StorageError> {
+        let pages = self.inner.env.info().last_page_number as u64 + 1 + RESERVE_PAGES;
+        let needed = (pages + 2 * size.operations) * PAGE_BYTES + size.bytes + size.bytes / 2;
+        let mut reserved = self.inner.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        if needed <= *reserved {
+            return Ok(());
+        }
+        let generous = needed.next_multiple_of(RESERVE_STEP_BYTES);
+        for target in [generous, needed.next_multiple_of(PAGE_BYTES)] {
+            let length = target - *reserved;
+            let flags = FallocateFlags::empty();
+            match rustix::fs::fallocate(&self.inner.file, flags, *reserved, length) {
+                // Where blocks cannot be reserved, a full disk is met in the commit, as a failure.
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    *reserved = target;
+                    return Ok(());
+                }
+                Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {}
+                Err(errno) => return Err(failed_io("reserving disk space", errno.into())),
+            }
+        }
+        Err(StorageError::Full { what: format!("the disk, {needed} bytes into the file") })
+    }
+
+    fn try_write(
+        &self,
+        body: &mut dyn FnMut(&mut dyn TableWrite) -> Result<(), StorageError>,
+    ) -> Result<(), WriteFailure> {
+        let _inside = self.enter();
+        let txn = self.inner.env.write_txn().map_err(|e| failed("starting a write", e))?;
+        let mut write = LmdbWrite { txn, tables: &self.inner.tables, map_full: false };
+        if let Err(error) = body(&mut write) {
+            return Err(if write.map_full { WriteFailure::MapFull } else { error.into() });
+        }
+        match write.txn.commit() {
+            Ok(()) => Ok(()),
+            Err(heed::Error::Mdb(MdbError::MapFull)) => Err(WriteFailure::MapFull),
+            Err(error) => Err(failed("committing", error).into()),
+        }
+    }
+
+    /// Doubles the map, once every transaction inside has left.
+    fn grow(&self) -> Result<(), StorageError> {
+        for _ in 0..GROW_ATTEMPTS {
+            if let Ok(_alone) = self.inner.gate.try_write() {
+                let bytes = self.map_bytes().saturating_mul(2);
+                if bytes > self.inner.map_bytes_max {
+                    let what = format!("the map, {} bytes", self.map_bytes());
+                    return Err(StorageError::Full { what });
+                }
+                // SAFETY: no transaction may be active; each holds the gate shared, and we hold it
+                // exclusively.
+                let resized = unsafe { self.inner.env.resize(bytes) };
+                return resized.map_err(|e| failed("growing the map", e));
+            }
+            std::thread::sleep(GROW_PAUSE);
+        }
+        Err(StorageError::Full { what: "the map, and a reader that stays keeps it so".into() })
+    }
+}
+
+impl TableStore for LmdbTable {
+    type Read<'a> = LmdbRead<'a>;
+
+    fn read(&self) -> Result<LmdbRead<'_>, StorageError> {
+        let inside = self.enter();
+        let txn = self.inner.env.read_txn().map_err(|e| failed("starting a read", e))?;
+        Ok(LmdbRead { txn, tables: &self.inner.tables, _inside: inside })
+    }
+
+    fn write(
+        &self,
+        size: WriteSize,
+        body: &mut dyn FnMut(&mut dyn TableWrite) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        self.reserve(size)?;
+        loop {
+            match self.try_write(body) {
+                Ok(()) => return Ok(()),
+                Err(WriteFailure::MapFull) => self.grow()?,
+                Err(WriteFailure::Other(error)) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Why a transaction did not commit.
+enum WriteFailure {
+    /// Nothing was written: grow and try again.
+    MapFull,
+    Other(StorageError),
+}
+
+impl From<StorageError> for WriteFailure {
+    fn from(error: StorageError) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// A read transaction of LMDB.
+pub struct LmdbRead<'a> {
+    // Dropped in this order: the transaction ends before growth may start.
+    txn: RoTxn<'a, WithoutTls>,
+    tables: &'a [Rows],
+    _inside: RwLockReadGuard<'a, ()>,
+}
+
+impl TableRead for LmdbRead<'_> {
+    fn get(&self, table: TableId, key: &[u8]) -> Result<Option<&[u8]>, StorageError> {
+        self.tables[table.0].get(&self.txn, key).map_err(|e| failed("reading", e))
+    }
+
+    fn scan(
+        &self,
+        table: TableId,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        reverse: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StorageError> {
+        scan_rows(self.tables[table.0], &self.txn, (from, to), reverse, visit)
+    }
+}
+
+struct LmdbWrite<'a> {
+    txn: RwTxn<'a>,
+    tables: &'a [Rows],
+    map_full: bool,
+}
+
+impl LmdbWrite<'_> {
+    fn checked(&mut self, result: heed::Result<()>) -> Result<(), StorageError> {
+        result.map_err(|error| {
+            self.map_full |= matches!(error, heed::Error::Mdb(MdbError::MapFull));
+            match error {
+                // Found before the commit: the transaction is aborted and leaves nothing.
+                heed::Error::Mdb(MdbError::TxnFull) => {
+                    StorageError::Full { what: "a single transaction".into() }
+                }
+                error => failed("writing", error),
+            }
+        })
+    }
+}
+
+impl TableRead for LmdbWrite<'_> {
+    fn get(&self, table: TableId, key: &[u8]) -> Result<Option<&[u8]>, StorageError> {
+        self.tables[table.0].get(&self.txn, key).map_err(|e| failed("reading", e))
+    }
+
+    fn scan(
+        &self,
+        table: TableId,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        reverse: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StorageError> {
+        scan_rows(self.tables[table.0], &self.txn, (from, to), reverse, visit)
+    }
+}
+
+impl TableWrite for LmdbWrite<'_> {
+    fn put(&mut self, table: TableId, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        let result = self.tables[table.0].put(&mut self.txn, key, value);
+        self.checked(result)
+    }
+
+    fn append(&mut self, table: TableId, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        let rows = self.tables[table.0];
+        let result = rows.put_with_flags(&mut self.txn, PutFlags::APPEND, key, value);
+        self.checked(result)
+    }
+
+    fn delete(&mut self, table: TableId, key: &[u8]) -> Result<(), StorageError> {
+        let result = self.tables[table.0].delete(&mut self.txn, key).map(|_| ());
+        self.checked(result)
+    }
+}
+
+fn create_tables(env: &Env<WithoutTls>, names: &[&str]) -> Result<Vec<Rows>, StorageError> {
+    let mut tables = Vec::with_capacity(names.len());
+    for name in names {
+        let txn = env.write_txn().map_err(|e| failed("creating tables", e))?;
+        let created = env.create_databases_and_commit(txn, |opener, txn| {
+            opener.create_database::<Raw, Raw>(txn, Some(name)).map(CommitOrAbort::<_, ()>::Commit)
+        });
+        tables.push(created.map_err(|e| failed("creating tables", e))?.unwrap_commit());
+    }
+    Ok(tables)
+}
+
+fn scan_rows(
+    rows: Rows,
+    txn: &RoTxn<'_, WithoutTls>,
+    range: (Bound<&[u8]>, Bound<&[u8]>),
+    reverse: bool,
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+) -> Result<(), StorageError> {
+    if is_empty_range(range.0, range.1) {
+        return Ok(());
+    }
+    let scan_failed = |e| failed("scanning", e);
+    if reverse {
+        for row in rows.rev_range(txn, &range).map_err(scan_failed)? {
+            let (key, value) = row.map_err(scan_failed)?;
+            if !visit(key, value) {
+                break;
+            }
+        }
+    } else {
+        for row in rows.range(txn, &range).map_err(scan_failed)? {
+            let (key, value) = row.map_err(scan_failed)?;
+            if !visit(key, value) {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn failed(doing: &'static str, source: heed::Error) -> StorageError {
+    StorageError::Io { doing, source: Box::new(source) }
+}
+
+fn failed_io(doing: &'static str, source: io::Error) -> StorageError {
+    StorageError::Io { doing, source: Box::new(source) }
+}
