@@ -111,7 +111,7 @@ impl QuicTransport {
         let (peers, refusals) = (Arc::new(Peers::default()), Arc::new(Refusals::default()));
         let versions = &config.wire_versions;
         let tls = Tls::new(config.identity, config.cluster, versions, refusals.clone());
-        let server = server_config(&tls, peers.clone(), transport.clone())?;
+        let server = server_config(&tls, &peers, transport.clone())?;
         let bind = |source| StartError::Bind { address: config.listen, source };
         let socket = bind_socket(config.listen).map_err(bind)?;
         let _runtime = handle.enter();
@@ -169,7 +169,7 @@ impl QuicTransport {
         let tls = self.shared.tls();
         identity.check(tls.cluster(), self.shared.node)?;
         let tls = tls.with_identity(identity);
-        let server = server_config(&tls, self.shared.peers.clone(), self.shared.transport.clone())?;
+        let server = server_config(&tls, &self.shared.peers, self.shared.transport.clone())?;
         *self.shared.tls.write().unwrap_or_else(PoisonError::into_inner) = tls;
         self.shared.endpoint.set_server_config(Some(server));
         self.handle.spawn(reconnect_all(self.shared.peers.all()));
@@ -262,7 +262,7 @@ async fn reconnect_all(links: Vec<Arc<Link>>) {
 
 fn server_config(
     tls: &Tls,
-    peers: Arc<Peers>,
+    peers: &Arc<Peers>,
     transport: Arc<TransportConfig>,
 ) -> Result<ServerConfig, IdentityError> {
     let mut server = ServerConfig::with_crypto(Arc::new(tls.server(peers)?));

@@ -213,8 +213,7 @@ impl PeerTask {
         if let Some(error) = error {
             self.link.set_error(error);
         }
-        self.dial_at =
-            Instant::now() + self.backoff.next_delay(rand::random()) + self.head_start();
+        self.dial_at = Instant::now() + self.backoff.next_delay(rand::random()) + self.head_start();
     }
 
     /// The higher node of a pair lets the lower one dial first, so that they seldom dial at once.

@@ -4,7 +4,7 @@
 //! addresses, and an address proves nothing. Sessions are not resumed and 0-RTT is off, so that every
 //! connection is judged by the roots and revocation lists of its moment.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use polyraft_core::ids::NodeId;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -59,11 +59,11 @@ impl Tls {
     ///
     /// # Errors
     /// [`IdentityError::Key`] if the key does not fit the certificate.
-    pub(super) fn server(&self, peers: Arc<Peers>) -> Result<QuicServerConfig, IdentityError> {
+    pub(super) fn server(&self, peers: &Arc<Peers>) -> Result<QuicServerConfig, IdentityError> {
         let mut config = rustls::ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("ring speaks TLS 1.3")
-            .with_client_cert_verifier(self.verifier(Expected::AnyOf(peers)))
+            .with_client_cert_verifier(self.verifier(Expected::AnyOf(Arc::downgrade(peers))))
             .with_single_cert(self.identity.chain.clone(), self.identity.key.clone_key())
             .map_err(key_error)?;
         config.alpn_protocols.clone_from(&self.alpn);
@@ -108,7 +108,8 @@ fn key_error(source: rustls::Error) -> IdentityError {
 #[derive(Debug)]
 enum Expected {
     Node(NodeId),
-    AnyOf(Arc<Peers>),
+    /// Weak, for a connection keeps its TLS configuration, and a peer keeps its connection.
+    AnyOf(Weak<Peers>),
 }
 
 /// Judges the other side's certificate, whichever side dialled.
@@ -173,7 +174,7 @@ impl PeerVerifier {
         match &self.expected {
             Expected::Node(node) if *node == uri.node => Ok(()),
             Expected::Node(_) => Err(Refusal::WrongNode),
-            Expected::AnyOf(peers) if peers.get(uri.node).is_some() => Ok(()),
+            Expected::AnyOf(peers) if is_peer(peers, uri.node) => Ok(()),
             Expected::AnyOf(_) => Err(Refusal::UnknownPeer),
         }
     }
@@ -186,6 +187,10 @@ impl PeerVerifier {
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
+}
+
+fn is_peer(peers: &Weak<Peers>, node: NodeId) -> bool {
+    peers.upgrade().is_some_and(|peers| peers.get(node).is_some())
 }
 
 fn chain_refusal(error: webpki::Error) -> Refusal {
