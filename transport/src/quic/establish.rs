@@ -1,0 +1,138 @@
+//! From an authenticated QUIC connection to a link with every lane.
+//!
+//!     each side: open 3 unidirectional streams, each starting | version u8 | lane u8 | boot u64 BE |
+//!                accept 3, one per lane, all of one boot
+//!
+//! A dialler learns only here that its own certificate was accepted: with TLS 1.3 its handshake is
+//! complete before the other side has judged it.
+
+use polyraft_core::ids::NodeId;
+use polyraft_core::ports::Lane;
+use quinn::crypto::rustls::HandshakeData;
+use quinn::{Connection, ConnectionError, ReadExactError, RecvStream, SendStream};
+
+use super::refusal::Refusal;
+use super::tie_break::Origin;
+use super::wire_version::WireVersion;
+
+const PREAMBLE_BYTES: usize = 10;
+
+/// A connection that is ready to take a peer's place.
+pub(super) struct Candidate {
+    pub(super) connection: Connection,
+    pub(super) origin: Origin,
+    pub(super) version: WireVersion,
+    /// By lane.
+    pub(super) sends: Vec<SendStream>,
+    /// By lane.
+    pub(super) receives: Vec<RecvStream>,
+}
+
+/// Opens and accepts the lanes of a connection dialled by `dialler`. Callers bound the time.
+///
+/// # Errors
+/// The connection was lost or the peer broke the wire format.
+pub(super) async fn establish(
+    connection: Connection,
+    dialler: NodeId,
+    boot: u64,
+) -> Result<Candidate, EstablishError> {
+    let version = wire_version(&connection)?;
+    let mut sends = Vec::with_capacity(Lane::ALL.len());
+    for lane in Lane::ALL {
+        let mut send = connection.open_uni().await?;
+        let preamble = Preamble { version, lane, boot }.encode();
+        send.write_all(&preamble)
+            .await
+            .map_err(|_| EstablishError::Refused(Refusal::LaneClosed))?;
+        sends.push(send);
+    }
+    let mut receives: [Option<RecvStream>; Lane::ALL.len()] = Default::default();
+    let mut peer_boot = None;
+    for _ in Lane::ALL {
+        let mut receive = connection.accept_uni().await?;
+        let mut bytes = [0; PREAMBLE_BYTES];
+        receive.read_exact(&mut bytes).await.map_err(|error| read_error(&connection, error))?;
+        let preamble = Preamble::decode(bytes).ok_or(BAD_PREAMBLE)?;
+        let expected = *peer_boot.get_or_insert(preamble.boot);
+        let slot = &mut receives[preamble.lane as usize];
+        if preamble.version != version || preamble.boot != expected || slot.is_some() {
+            return Err(BAD_PREAMBLE);
+        }
+        *slot = Some(receive);
+    }
+    let receives = receives.into_iter().flatten().collect();
+    let origin = Origin { dialler, peer_boot: peer_boot.expect("there is more than one lane") };
+    Ok(Candidate { connection, origin, version, sends, receives })
+}
+
+const BAD_PREAMBLE: EstablishError = EstablishError::Refused(Refusal::BadPreamble);
+
+fn wire_version(connection: &Connection) -> Result<WireVersion, EstablishError> {
+    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    let protocol = data.and_then(|data| data.protocol);
+    protocol
+        .and_then(|name| WireVersion::from_alpn(&name))
+        .ok_or(EstablishError::Refused(Refusal::WrongAlpn))
+}
+
+fn read_error(connection: &Connection, error: ReadExactError) -> EstablishError {
+    match (error, connection.close_reason()) {
+        (ReadExactError::ReadError(quinn::ReadError::ConnectionLost(lost)), _) => lost.into(),
+        (_, Some(lost)) => lost.into(),
+        _ => BAD_PREAMBLE,
+    }
+}
+
+/// Why a connection did not become a link.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum EstablishError {
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    #[error(transparent)]
+    Lost(#[from] ConnectionError),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Preamble {
+    version: WireVersion,
+    lane: Lane,
+    boot: u64,
+}
+
+impl Preamble {
+    fn encode(self) -> [u8; PREAMBLE_BYTES] {
+        let mut bytes = [0; PREAMBLE_BYTES];
+        bytes[0] = self.version.get();
+        bytes[1] = self.lane as u8 + 1;
+        bytes[2..].copy_from_slice(&self.boot.to_be_bytes());
+        bytes
+    }
+
+    fn decode(bytes: [u8; PREAMBLE_BYTES]) -> Option<Self> {
+        let [version, lane, boot @ ..] = bytes;
+        let lane = *Lane::ALL.get(usize::from(lane).checked_sub(1)?)?;
+        let version = (version > 0).then(|| WireVersion::new(version))?;
+        Some(Self { version, lane, boot: u64::from_be_bytes(boot) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preamble_is_what_wire_md_says() {
+        let preamble = Preamble { version: WireVersion::new(1), lane: Lane::Append, boot: 0x0102 };
+        let bytes = [1, 2, 0, 0, 0, 0, 0, 0, 1, 2];
+        assert_eq!(preamble.encode(), bytes);
+        assert_eq!(Preamble::decode(bytes), Some(preamble));
+    }
+
+    #[test]
+    fn unknown_lanes_and_versions_are_refused() {
+        for (version, lane) in [(0, 1), (1, 0), (1, 4), (1, 255)] {
+            assert_eq!(Preamble::decode([version, lane, 0, 0, 0, 0, 0, 0, 0, 0]), None);
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! One task per peer: dials, judges candidates, watches the connection in use.
+//!
+//!     dial ───────┐
+//!     accept ─────┴→ candidate ─tie break→ live ─closed, violated, unheard→ retire → pause → dial
+//!
+//! Promise: `on_connected` and `on_disconnected` alternate, and no frame of a connection is delivered
+//! outside its pair of them. At most one connection is in use, at most one dial under way.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use polyraft_core::ids::NodeId;
+use polyraft_core::ports::{Lane, TransportEvents};
+use quinn::{Connection, ConnectionError};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+
+use super::Shared;
+use super::backoff::{Backoff, DELAY_MAX, DELAY_MIN};
+use super::close::CloseCode;
+use super::dial::{DialError, dial};
+use super::establish::Candidate;
+use super::lanes::{LaneEnd, LaneTask};
+use super::liveness::{Liveness, Sample};
+use super::peers::{Link, Live, Orders};
+use super::refusal::Refusal;
+use super::tie_break::{Origin, supersedes};
+
+/// What the higher node of a pair waits longer before it dials.
+const HEAD_START: Duration = DELAY_MIN;
+
+pub(super) struct PeerTask {
+    shared: Arc<Shared>,
+    events: Arc<dyn TransportEvents>,
+    link: Arc<Link>,
+    candidates: mpsc::Receiver<Candidate>,
+    orders: watch::Receiver<Orders>,
+    current: Option<Current>,
+    dialling: Option<JoinHandle<Result<Candidate, DialError>>>,
+    dial_at: Instant,
+    backoff: Backoff,
+}
+
+/// The connection in use, as only its task sees it.
+struct Current {
+    live: Arc<Live>,
+    origin: Origin,
+    since: Instant,
+    lanes: JoinSet<LaneEnd>,
+    watch: LivenessWatch,
+}
+
+/// What happened next.
+enum Event {
+    Ordered,
+    Candidate(Candidate),
+    Dialled(Result<Candidate, DialError>),
+    DialDue,
+    Ended(End),
+}
+
+/// Why the connection in use is over.
+enum End {
+    Closed(ConnectionError),
+    Violation(Refusal),
+    Unheard,
+}
+
+impl PeerTask {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        events: Arc<dyn TransportEvents>,
+        link: Arc<Link>,
+        candidates: mpsc::Receiver<Candidate>,
+    ) -> Self {
+        let orders = link.orders.subscribe();
+        let mut task = Self {
+            shared,
+            events,
+            link,
+            candidates,
+            orders,
+            current: None,
+            dialling: None,
+            dial_at: Instant::now(),
+            backoff: Backoff::new(),
+        };
+        task.dial_at += task.head_start();
+        task
+    }
+
+    /// Runs until the link is told to stop.
+    pub(super) async fn run(mut self) {
+        let mut followed = self.orders.borrow().clone();
+        while !followed.stop {
+            match self.next_event().await {
+                Event::Ordered => followed = self.follow(followed).await,
+                Event::Candidate(candidate) => self.judge(candidate).await,
+                Event::Dialled(Ok(candidate)) => self.judge(candidate).await,
+                Event::Dialled(Err(DialError::Lost(lost))) if CloseCode::is_benign(&lost) => {}
+                Event::Dialled(Err(error)) => self.link.set_error(error.to_string()),
+                Event::DialDue => self.dial(&followed.address),
+                Event::Ended(end) => self.end(end).await,
+            }
+        }
+        if let Some(dialling) = self.dialling.take() {
+            dialling.abort();
+        }
+        let stopping = self.shared.is_stopping();
+        self.retire(if stopping { CloseCode::Shutdown } else { CloseCode::Removed }, "").await;
+        // Only now may a task for the same peer speak of it again.
+        self.candidates.close();
+        while let Ok(candidate) = self.candidates.try_recv() {
+            CloseCode::Removed.close(&candidate.connection, "");
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let may_dial = self.current.is_none() && self.dialling.is_none();
+        tokio::select! {
+            biased;
+            _ = self.orders.changed() => Event::Ordered,
+            Some(candidate) = self.candidates.recv() => Event::Candidate(candidate),
+            dialled = dialled(&mut self.dialling) => Event::Dialled(dialled),
+            end = ended(&mut self.current) => Event::Ended(end),
+            () = sleep_until(self.dial_at), if may_dial => Event::DialDue,
+        }
+    }
+
+    async fn follow(&mut self, followed: Orders) -> Orders {
+        let orders = self.orders.borrow_and_update().clone();
+        if orders.address != followed.address {
+            self.backoff.reset();
+            self.dial_at = Instant::now();
+        }
+        if orders.reload != followed.reload && !orders.stop {
+            self.retire(CloseCode::Reloaded, "certificates reloaded").await;
+            self.dial_at = Instant::now();
+        }
+        orders
+    }
+
+    fn dial(&mut self, address: &str) {
+        // The next one is due after this attempt and its pause, whichever ends later.
+        self.dial_at = Instant::now() + self.backoff.next_delay(rand::random());
+        let attempt = dial(self.shared.clone(), self.link.peer, address.to_owned());
+        self.dialling = Some(tokio::spawn(attempt));
+    }
+
+    /// Keeps the better of the candidate and the connection in use.
+    async fn judge(&mut self, candidate: Candidate) {
+        let inbound = candidate.origin.dialler == self.link.peer;
+        if let Some(current) = &self.current {
+            let lower = self.shared.node.min(self.link.peer);
+            let silent = current.live.heard_at().elapsed() > 2 * self.shared.beat_interval;
+            let lost = current.live.connection.close_reason().is_some();
+            if !lost && !supersedes(candidate.origin, current.origin, lower, silent) {
+                return CloseCode::Duplicate.close(&candidate.connection, "another is in use");
+            }
+        }
+        self.retire(CloseCode::Duplicate, "another takes its place").await;
+        if inbound {
+            self.backoff.reset();
+        }
+        self.adopt(candidate);
+    }
+
+    fn adopt(&mut self, candidate: Candidate) {
+        let Candidate { connection, origin, version, sends, receives } = candidate;
+        let live = Arc::new(Live::new(connection, version));
+        let watch = LivenessWatch::new(&live, self.shared.idle_timeout);
+        self.link.came_up(live.clone());
+        self.events.on_connected(self.link.peer);
+        let mut lanes = JoinSet::new();
+        let streams = sends.into_iter().zip(receives);
+        for ((lane, queue), (send, receive)) in Lane::ALL.into_iter().zip(&live.queues).zip(streams)
+        {
+            let task = LaneTask {
+                peer: self.link.peer,
+                lane,
+                events: self.events.clone(),
+                traffic: self.link.traffic.clone(),
+                frame_timeout: self.shared.frame_timeout,
+                beat_interval: self.shared.beat_interval,
+            };
+            lanes.spawn(task.clone().write(queue.clone(), send));
+            lanes.spawn(task.read(receive));
+        }
+        tracing::info!(peer = %self.link.peer, remote = %live.connection.remote_address(), "link up");
+        self.current = Some(Current { live, origin, since: Instant::now(), lanes, watch });
+    }
+
+    /// Handles the end of the connection in use.
+    async fn end(&mut self, end: End) {
+        let lived = self.current.as_ref().map_or(Duration::ZERO, |c| c.since.elapsed());
+        let (code, error) = match end {
+            End::Closed(error) if CloseCode::is_benign(&error) => (CloseCode::Duplicate, None),
+            End::Closed(error) => (CloseCode::Duplicate, Some(error.to_string())),
+            End::Unheard => (CloseCode::Unheard, Some("the peer no longer hears us".to_owned())),
+            End::Violation(refusal) => {
+                let remote = self.current.as_ref().map(|c| c.live.connection.remote_address());
+                self.shared.refusals.record(refusal, remote);
+                (CloseCode::Violation, Some(refusal.label().to_owned()))
+            }
+        };
+        self.retire(code, error.as_deref().unwrap_or_default()).await;
+        // A link that keeps breaking must not be dialled ever faster.
+        if lived >= DELAY_MAX || error.is_none() {
+            self.backoff.reset();
+        }
+        if let Some(error) = error {
+            self.link.set_error(error);
+        }
+        self.dial_at = Instant::now() + self.backoff.next_delay(rand::random()) + self.head_start();
+    }
+
+    /// The higher node of a pair lets the lower one dial first, so that they seldom dial at once.
+    fn head_start(&self) -> Duration {
+        if self.shared.node < self.link.peer { Duration::ZERO } else { HEAD_START }
+    }
+
+    /// Closes the connection in use, if any, and says so.
+    async fn retire(&mut self, code: CloseCode, reason: &str) {
+        let Some(mut current) = self.current.take() else { return };
+        // Sends fail from here on, and no frame arrives after `on_disconnected`.
+        self.link.went_down();
+        code.close(&current.live.connection, reason);
+        current.lanes.shutdown().await;
+        tracing::info!(peer = %self.link.peer, reason, "link down");
+        self.events.on_disconnected(self.link.peer);
+    }
+}
+
+async fn dialled(
+    dialling: &mut Option<JoinHandle<Result<Candidate, DialError>>>,
+) -> Result<Candidate, DialError> {
+    let Some(task) = dialling else { return pending().await };
+    let result = task.await;
+    *dialling = None;
+    // The runtime is going away, or a bug panicked: try again as after any failure.
+    result.unwrap_or(Err(DialError::TimedOut))
+}
+
+async fn ended(current: &mut Option<Current>) -> End {
+    let Some(Current { live, lanes, watch, .. }) = current else { return pending().await };
+    let connection = &live.connection;
+    tokio::select! {
+        biased;
+        Some(Ok(LaneEnd::Violation(refusal))) = lanes.join_next() => match connection.close_reason() {
+            // The streams of a connection that the peer has closed end anyhow.
+            Some(error) => End::Closed(error),
+            None => End::Violation(refusal),
+        },
+        error = connection.closed() => End::Closed(error),
+        () = watch.unheard(live) => End::Unheard,
+    }
+}
+
+/// Samples the connection in use.
+struct LivenessWatch {
+    liveness: Liveness,
+    tick: Interval,
+    heard: u64,
+}
+
+impl LivenessWatch {
+    /// Samples per timeout.
+    const RESOLUTION: u32 = 12;
+
+    fn new(live: &Live, timeout: Duration) -> Self {
+        let mut tick = interval(timeout / Self::RESOLUTION);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (sample, heard) = sample(&live.connection);
+        Self { liveness: Liveness::new(timeout, Instant::now(), sample), tick, heard }
+    }
+
+    /// Completes when the peer no longer hears this side. Cancelling loses nothing.
+    async fn unheard(&mut self, live: &Live) {
+        loop {
+            let now = self.tick.tick().await.max(Instant::now());
+            let (sample, heard) = sample(&live.connection);
+            if std::mem::replace(&mut self.heard, heard) != heard {
+                *live.heard_at() = now;
+            }
+            if self.liveness.is_unheard(now, sample) {
+                return;
+            }
+        }
+    }
+}
+
+/// The counters that liveness goes by, and a count of whatever was heard.
+fn sample(connection: &Connection) -> (Sample, u64) {
+    let stats = connection.stats();
+    let (sent, received) = (stats.frame_tx, stats.frame_rx);
+    let asked = sent.stream + sent.ping + sent.max_data + sent.max_stream_data;
+    let heard = received.stream + received.ping + received.acks;
+    (Sample { asked, acknowledged: received.acks }, heard)
+}
+
+/// A peer's task, under the name by which a later one for the same peer waits for it.
+pub(super) fn spawn_after(
+    predecessor: Option<JoinHandle<()>>,
+    node: NodeId,
+    task: PeerTask,
+    handle: &tokio::runtime::Handle,
+) -> JoinHandle<()> {
+    debug_assert_eq!(node, task.link.peer);
+    handle.spawn(async move {
+        if let Some(predecessor) = predecessor {
+            // Its outcome was its own; what matters is that it speaks no more.
+            let _ = predecessor.await;
+        }
+        task.run().await;
+    })
+}

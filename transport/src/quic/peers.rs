@@ -1,0 +1,153 @@
+//! The set of peers, and for each the place where its connection is found.
+//!
+//!     try_send → Peers ─node→ Link ─live→ lane queues of the connection in use
+//!
+//! A link's `live` is written by its peer task alone (`peer_task.rs`); everyone else reads.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use polyraft_core::ids::NodeId;
+use polyraft_core::ports::{Lane, LinkStatus};
+use quinn::Connection;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::establish::Candidate;
+use super::wire_version::WireVersion;
+use crate::lane_queue::LaneQueue;
+use crate::traffic::Traffic;
+
+/// Connections that may wait for a peer task's verdict.
+pub(super) const CANDIDATES_MAX: usize = 4;
+
+/// Every peer by node.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    links: RwLock<BTreeMap<NodeId, Arc<Link>>>,
+}
+
+impl Peers {
+    pub(super) fn get(&self, node: NodeId) -> Option<Arc<Link>> {
+        self.links.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    /// Every link, ascending by node.
+    pub(super) fn all(&self) -> Vec<Arc<Link>> {
+        self.links.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Changes the set as a whole.
+    pub(super) fn change<T>(&self, f: impl FnOnce(&mut BTreeMap<NodeId, Arc<Link>>) -> T) -> T {
+        f(&mut self.links.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What a peer task is told; only the latest counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Orders {
+    /// `host:port`, resolved on every dial.
+    pub(super) address: String,
+    /// The peer was removed, or this node stops.
+    pub(super) stop: bool,
+    /// Raised to have the connection made anew.
+    pub(super) reload: u64,
+}
+
+/// One peer as seen from outside its task.
+pub(super) struct Link {
+    pub(super) peer: NodeId,
+    pub(super) orders: watch::Sender<Orders>,
+    pub(super) candidates: mpsc::Sender<Candidate>,
+    pub(super) live: watch::Sender<Option<Arc<Live>>>,
+    pub(super) traffic: Arc<Traffic>,
+    connects: AtomicU64,
+    last_error: Mutex<Option<String>>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+/// The connection in use.
+pub(super) struct Live {
+    pub(super) connection: Connection,
+    pub(super) version: WireVersion,
+    pub(super) queues: [Arc<LaneQueue>; Lane::ALL.len()],
+    heard_at: Mutex<Instant>,
+}
+
+impl Live {
+    pub(super) fn new(connection: Connection, version: WireVersion) -> Self {
+        let queues = std::array::from_fn(|_| Arc::default());
+        Self { connection, version, queues, heard_at: Mutex::new(Instant::now()) }
+    }
+
+    /// When the peer was last heard, as precisely as the liveness check runs.
+    pub(super) fn heard_at(&self) -> MutexGuard<'_, Instant> {
+        self.heard_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Link {
+    /// A link and the receiving end of its candidates.
+    pub(super) fn new(peer: NodeId, address: String) -> (Arc<Self>, mpsc::Receiver<Candidate>) {
+        let (candidates, inbox) = mpsc::channel(CANDIDATES_MAX);
+        let link = Self {
+            peer,
+            orders: watch::Sender::new(Orders { address, stop: false, reload: 0 }),
+            candidates,
+            live: watch::Sender::new(None),
+            traffic: Arc::default(),
+            connects: AtomicU64::new(0),
+            last_error: Mutex::new(None),
+        };
+        (Arc::new(link), inbox)
+    }
+
+    pub(super) fn stop(&self) {
+        self.orders.send_modify(|orders| orders.stop = true);
+    }
+
+    pub(super) fn set_address(&self, address: &str) {
+        self.orders.send_if_modified(|orders| {
+            let moved = orders.address != address;
+            if moved {
+                address.clone_into(&mut orders.address);
+            }
+            moved
+        });
+    }
+
+    pub(super) fn came_up(&self, live: Arc<Live>) {
+        self.connects.fetch_add(1, Relaxed);
+        self.live.send_replace(Some(live));
+    }
+
+    pub(super) fn went_down(&self) {
+        self.live.send_replace(None);
+    }
+
+    pub(super) fn set_error(&self, error: String) {
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
+    pub(super) fn status(&self) -> LinkStatus {
+        let live = self.live.borrow().clone();
+        let connection = live.as_ref().map(|live| &live.connection);
+        LinkStatus {
+            peer: self.peer,
+            address: self.orders.borrow().address.clone(),
+            connected: connection.is_some(),
+            remote: connection.map(Connection::remote_address),
+            round_trip_us: connection
+                .map(|connection| u64::try_from(connection.rtt().as_micros()).unwrap_or(u64::MAX)),
+            traffic: self.traffic.snapshot(),
+            connects: self.connects.load(Relaxed),
+            last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+}

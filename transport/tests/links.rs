@@ -1,0 +1,173 @@
+//! Goal: links live as long as they work, die when they do not, and follow what is configured
+//! (TR-2, TR-5, TR-6, TR-8, TR-13).
+//! Method: real QUIC on loopback, through a UDP proxy that loses one direction or both.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod support;
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use polyraft_core::ports::{Lane, Transport};
+use polyraft_transport::{Mtu, Refusal};
+use support::recorder::Event;
+use support::udp_proxy::UdpProxy;
+use support::{Authority, Leaf, QuicNode, at, config, id, join, runtime, wait_until};
+use tokio::runtime::Runtime;
+
+/// The idle timeout of `support::config`, and what detection may add to it on a loaded machine.
+const DETECTION_MAX: Duration = Duration::from_millis(900 + 900);
+
+/// Node 1 dials node 2 through a proxy; node 2 cannot dial, its address for node 1 is dead.
+fn proxied(runtime: &Runtime) -> (QuicNode, UdpProxy, QuicNode) {
+    let authority = Authority::default();
+    let a = QuicNode::start(&authority, 1, runtime.handle());
+    let b = QuicNode::start(&authority, 2, runtime.handle());
+    let proxy = UdpProxy::start(b.transport.local_addr(), runtime.handle());
+    b.transport.set_peers(&[at(1, "127.0.0.1:9")]);
+    a.transport.set_peers(&[at(2, proxy.address)]);
+    wait_until("connected", || a.connected(2) && b.connected(1));
+    (a, proxy, b)
+}
+
+/// Goal: whichever direction is lost, both sides know within the bound, and the link heals.
+fn detects(to_server: bool, from_server: bool, busy: Option<Lane>) {
+    let runtime = runtime();
+    let (a, proxy, b) = proxied(&runtime);
+    if let Some(lane) = busy {
+        // One-way traffic at the moment of the fault: heard without being heard.
+        for (from, to) in [((1, &a), (2, &b)), ((2, &b), (1, &a))] {
+            let frame = Bytes::from_static(b"x");
+            wait_until("sent", || from.1.transport.try_send(id(to.0), lane, frame.clone()).is_ok());
+        }
+    }
+    proxy.state.set(to_server, from_server);
+    let cut = Instant::now();
+    wait_until("both noticed", || !a.recorder.connected(id(2)) && !b.recorder.connected(id(1)));
+    assert!(cut.elapsed() < DETECTION_MAX, "took {:?}", cut.elapsed());
+    assert!(proxy.state.lost.load(SeqCst) > 0, "the fault happened");
+
+    proxy.state.set(false, false);
+    wait_until("healed", || a.connected(2) && b.connected(1));
+    a.recorder.assert_consistent();
+    b.recorder.assert_consistent();
+}
+
+#[test]
+fn a_black_hole_is_detected() {
+    detects(true, true, None);
+}
+
+#[test]
+fn losing_what_goes_out_is_detected() {
+    detects(true, false, None);
+    detects(true, false, Some(Lane::Append));
+}
+
+#[test]
+fn losing_what_comes_in_is_detected() {
+    detects(false, true, None);
+    detects(false, true, Some(Lane::Append));
+}
+
+/// Goal: an idle link stays up for many idle timeouts, and its peer is heard all the time.
+#[test]
+fn an_idle_link_stays_up() {
+    let runtime = runtime();
+    let (a, _proxy, b) = proxied(&runtime);
+    let start = Instant::now();
+    wait_until("four idle timeouts passed", || start.elapsed() > Duration::from_millis(3_600));
+    for (node, peer) in [(&a, 2), (&b, 1)] {
+        assert_eq!(node.recorder.events(), [Event::Connected(id(peer))]);
+        assert!(
+            node.transport.last_heard(id(peer)).unwrap().elapsed() < Duration::from_millis(900)
+        );
+        assert_eq!(node.transport.link_status()[0].connects, 1);
+    }
+}
+
+/// Goal: both dial at once, again and again: one connection is left, and nothing counts as failed.
+#[test]
+fn simultaneous_dials_end_in_one_connection() {
+    let (runtime, authority) = (runtime(), Authority::default());
+    let a = QuicNode::start(&authority, 1, runtime.handle());
+    let b = QuicNode::start(&authority, 2, runtime.handle());
+    for _ in 0..20 {
+        join((1, &a), (2, &b));
+        let frame = Bytes::from_static(b"x");
+        wait_until("frames flow", || {
+            a.transport.try_send(id(2), Lane::Control, frame.clone()).is_ok()
+                && b.transport.try_send(id(1), Lane::Control, frame.clone()).is_ok()
+        });
+        a.transport.set_peers(&[]);
+        b.transport.set_peers(&[]);
+        wait_until("apart", || !a.recorder.connected(id(2)) && !b.recorder.connected(id(1)));
+    }
+    a.recorder.assert_consistent();
+    b.recorder.assert_consistent();
+}
+
+/// Goal: certificates and roots rotate without a restart, and whoever is left behind is shut out.
+#[test]
+fn authorities_rotate_live() {
+    let (runtime, old, new) = (runtime(), Authority::default(), Authority::default());
+    let a = QuicNode::start(&old, 1, runtime.handle());
+    let b = QuicNode::start(&old, 2, runtime.handle());
+    join((1, &a), (2, &b));
+    let both = old.root_pem() + &new.root_pem();
+    let renew = |node: &QuicNode, peer, identity| {
+        let before = node.transport.link_status()[0].connects;
+        node.transport.reload(identity).unwrap();
+        wait_until("renewed", || {
+            node.connected(peer) && node.transport.link_status()[0].connects > before
+        });
+    };
+    renew(&a, 2, old.identity_trusting(&Leaf::of(1), &both, ""));
+    renew(&b, 1, old.identity_trusting(&Leaf::of(2), &both, ""));
+    renew(&a, 2, new.identity_trusting(&Leaf::of(1), &both, ""));
+    renew(&b, 1, new.identity_trusting(&Leaf::of(2), &both, ""));
+    renew(&a, 2, new.identity_trusting(&Leaf::of(1), &new.root_pem(), ""));
+
+    b.transport.reload(old.identity_trusting(&Leaf::of(2), &both, "")).unwrap();
+    wait_until("shut out", || a.refused(Refusal::UntrustedIssuer) > 0 && !a.connected(2));
+    assert!(a.transport.reload(new.identity(2)).is_err(), "another node's certificate");
+}
+
+/// Goal: a node that moves is found at its new address without a restart of the others.
+#[test]
+fn a_peer_moves() {
+    let (runtime, authority) = (runtime(), Authority::default());
+    let a = QuicNode::start(&authority, 1, runtime.handle());
+    // Nothing of node 2's knows node 1's address: node 1 has to find it.
+    let dead = at(1, "127.0.0.1:9");
+    let before = QuicNode::start(&authority, 2, runtime.handle());
+    before.transport.set_peers(std::slice::from_ref(&dead));
+    a.transport.set_peers(&[at(2, before.address())]);
+    wait_until("connected", || a.connected(2));
+    drop(before);
+    wait_until("gone", || !a.connected(2));
+    let after = QuicNode::start(&authority, 2, runtime.handle());
+    after.transport.set_peers(&[dead]);
+    let port = after.transport.local_addr().port();
+    a.transport.set_peers(&[at(2, format!("localhost:{port}"))]);
+    wait_until("found", || a.connected(2) && after.connected(1));
+    assert_eq!(a.transport.link_status()[0].remote, Some(after.transport.local_addr()));
+}
+
+#[test]
+fn jumbo_datagrams_carry_frames() {
+    let (runtime, authority) = (runtime(), Authority::default());
+    let start = |node| {
+        let settings = config(node, "127.0.0.1:0", authority.identity(node)).mtu(Mtu::Jumbo);
+        QuicNode::with_config(settings, runtime.handle())
+    };
+    let (a, b) = (start(1), start(2));
+    join((1, &a), (2, &b));
+    let frame = Bytes::from(vec![5; 1 << 20]);
+    for _ in 0..32 {
+        wait_until("room", || a.transport.try_send(id(2), Lane::Append, frame.clone()).is_ok());
+    }
+    wait_until("all there", || b.recorder.frames(id(1), Lane::Append).len() == 32);
+    assert_eq!(a.refused_in_all() + b.refused_in_all(), 0);
+}
