@@ -7,23 +7,93 @@
 //! Waiters are woken by the applier itself, one per unit, as soon as the entry is applied (AP-11).
 //! A waiter that is dropped unanswered tells its caller the same as [`ProposeError::Unknown`].
 
+use std::fmt;
+use std::sync::Arc;
+
+use actix::Recipient;
 use polyraft_core::entry::LogEntry;
 use polyraft_core::error::ProposeError;
-use polyraft_core::ids::{LogIndex, Term};
+use polyraft_core::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
+use polyraft_core::message::{AppliedUnit, Body, Envelope, ForwardReply};
 use polyraft_core::state_machine::Response;
 use tokio::sync::oneshot;
 
-/// What a caller gets for one unit: the commands it proposed in one call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AppliedUnit {
-    /// The entry that carried it.
-    pub index: LogIndex,
-    /// The entry's term.
-    pub term: Term,
-    /// Position of its first command within the entry, from 0.
-    pub first_sub_index: u32,
-    /// One response per command, in order.
-    pub responses: Vec<Response>,
+use crate::batcher::BatchDecided;
+use crate::directory::Directory;
+use crate::mailbox::{ActorKind, deliver_fact, offer};
+use crate::peer_link::SendEnvelopes;
+
+/// Where the outcome of one unit goes.
+#[derive(Debug)]
+pub enum UnitReply {
+    /// A caller on this node, who may have gone.
+    Local(oneshot::Sender<Result<AppliedUnit, ProposeError>>),
+    /// A caller's node, which forwarded the unit.
+    Remote(RemoteReply),
+}
+
+impl UnitReply {
+    /// Answers. An answer that cannot be delivered is of no interest any more.
+    pub fn send(self, outcome: Result<AppliedUnit, ProposeError>) {
+        match self {
+            Self::Local(reply) => drop(reply.send(outcome)),
+            Self::Remote(reply) => reply.send(outcome),
+        }
+    }
+}
+
+/// Answers a forwarded unit over the link to the node that forwarded it. Dropped unanswered, it says
+/// that the outcome is unknown.
+pub struct RemoteReply {
+    directory: Arc<Directory>,
+    group: GroupId,
+    from: ReplicaId,
+    to: (NodeId, ReplicaId),
+    request_id: u64,
+    answered: bool,
+}
+
+impl RemoteReply {
+    /// A reply of the group's replica `from` to the request of the replica `to`.
+    pub fn new(
+        directory: Arc<Directory>,
+        group: GroupId,
+        from: ReplicaId,
+        to: (NodeId, ReplicaId),
+        request_id: u64,
+    ) -> Self {
+        Self { directory, group, from, to, request_id, answered: false }
+    }
+
+    fn send(mut self, outcome: Result<AppliedUnit, ProposeError>) {
+        self.answer(outcome);
+    }
+
+    fn answer(&mut self, outcome: Result<AppliedUnit, ProposeError>) {
+        self.answered = true;
+        let (to_node, to) = self.to;
+        let Some(link) = self.directory.link(to_node) else { return };
+        let reply = ForwardReply { request_id: self.request_id, results: vec![outcome] };
+        let body = Body::ForwardReply(reply);
+        let envelope = Envelope { group: self.group, from: self.from, to, to_node, body };
+        // A reply that is dropped here leaves its caller to its deadline.
+        let message = SendEnvelopes { envelopes: vec![envelope] };
+        let _ = offer(&link.recipient(), ActorKind::PeerLink, message);
+    }
+}
+
+impl fmt::Debug for RemoteReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RemoteReply({} to {:?})", self.request_id, self.to)
+    }
+}
+
+impl Drop for RemoteReply {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.answer(Err(ProposeError::Unknown { group: self.group }));
+        }
+    }
 }
 
 /// Someone who waits for one unit of a batch.
@@ -31,18 +101,45 @@ pub struct AppliedUnit {
 pub struct UnitWaiter {
     /// Commands in the unit; its share of the entry's responses.
     pub commands: u32,
-    /// Where the outcome goes. The caller may have gone.
-    pub reply: oneshot::Sender<Result<AppliedUnit, ProposeError>>,
+    /// Where the outcome goes.
+    pub reply: UnitReply,
+}
+
+/// One batch in flight; gives its credit back to the batcher when dropped, whichever way it ended.
+#[derive(Debug)]
+pub struct BatchCredit(Recipient<BatchDecided>);
+
+impl BatchCredit {
+    /// A credit of the batcher `of`.
+    pub fn new(of: Recipient<BatchDecided>) -> Self {
+        Self(of)
+    }
+}
+
+impl Drop for BatchCredit {
+    fn drop(&mut self) {
+        deliver_fact(&self.0, BatchDecided);
+    }
 }
 
 /// Everyone who waits for one entry, in the order of its units.
 #[derive(Debug, Default)]
 pub struct BatchWaiters {
-    /// One per unit of the batch.
-    pub units: Vec<UnitWaiter>,
+    units: Vec<UnitWaiter>,
+    _credit: Option<BatchCredit>,
 }
 
 impl BatchWaiters {
+    /// Waiters in the order of the batch's units.
+    pub fn new(units: Vec<UnitWaiter>, credit: Option<BatchCredit>) -> Self {
+        Self { units, _credit: credit }
+    }
+
+    /// The waiters, unanswered; the credit is given back.
+    pub fn into_units(self) -> Vec<UnitWaiter> {
+        self.units
+    }
+
     /// Answers every waiter with its share of `responses`.
     ///
     /// # Panics
@@ -55,8 +152,7 @@ impl BatchWaiters {
         let mut first_sub_index = 0;
         for unit in self.units {
             let responses = responses.by_ref().take(unit.commands as usize).collect();
-            // An Err means that the caller has stopped waiting.
-            let _ = unit.reply.send(Ok(AppliedUnit { index, term, first_sub_index, responses }));
+            unit.reply.send(Ok(AppliedUnit { index, term, first_sub_index, responses }));
             first_sub_index += unit.commands;
         }
     }
@@ -64,8 +160,7 @@ impl BatchWaiters {
     /// Answers every waiter with `error`.
     pub fn fail_all(self, error: &ProposeError) {
         for unit in self.units {
-            // As above.
-            let _ = unit.reply.send(Err(error.clone()));
+            unit.reply.send(Err(error.clone()));
         }
     }
 }
@@ -93,10 +188,10 @@ mod tests {
             .iter()
             .map(|&commands| {
                 let (reply, receiver) = oneshot::channel();
-                (UnitWaiter { commands, reply }, receiver)
+                (UnitWaiter { commands, reply: UnitReply::Local(reply) }, receiver)
             })
             .unzip();
-        (BatchWaiters { units }, replies)
+        (BatchWaiters::new(units, None), replies)
     }
 
     fn response(n: u8) -> Response {

@@ -10,7 +10,7 @@
 
 use std::sync::Mutex;
 
-use actix::dev::channel;
+use actix::dev::channel::{self, AddressReceiver};
 use actix::prelude::*;
 use polyraft_core::ids::GroupId;
 
@@ -63,23 +63,47 @@ pub trait Spawner: Send + Sync + 'static {
     fn stop(&self);
 }
 
-/// Starts an actor on `place`. `factory` runs there, so the actor need not be `Send`. The mailbox
-/// has its capacity from the table before the first message can arrive.
+/// An actor whose address is known and which has not started: actors that need each other's address
+/// are prepared first.
+pub struct Prepared<A: Actor> {
+    /// Its address. Messages wait until it starts.
+    pub addr: Addr<A>,
+    receiver: AddressReceiver<A>,
+    kind: ActorKind,
+}
+
+/// Makes the address of an actor; the mailbox has its capacity from the table.
+pub fn prepare<A: Actor>(kind: ActorKind) -> Prepared<A> {
+    let (sender, receiver) = channel::channel(capacity(kind));
+    Prepared { addr: Addr::new(sender), receiver, kind }
+}
+
+impl<A: Actor<Context = Context<A>>> Prepared<A> {
+    /// Starts the actor on `place`. `factory` runs there, so the actor need not be `Send`.
+    pub fn start<F>(self, spawner: &dyn Spawner, place: Place, factory: F) -> Addr<A>
+    where
+        F: FnOnce(&mut Context<A>) -> A + Send + 'static,
+    {
+        let Self { addr, receiver, kind } = self;
+        let started = spawner.arbiter(place).spawn_fn(move || {
+            let mut ctx = Context::with_receiver(receiver);
+            let actor = factory(&mut ctx);
+            actix::spawn(ctx.into_future(actor));
+        });
+        if !started {
+            tracing::warn!(actor = kind.as_str(), "not started: its arbiter has stopped");
+        }
+        addr
+    }
+}
+
+/// Prepares an actor and starts it on `place`.
 pub fn start<A, F>(spawner: &dyn Spawner, place: Place, kind: ActorKind, factory: F) -> Addr<A>
 where
     A: Actor<Context = Context<A>>,
     F: FnOnce(&mut Context<A>) -> A + Send + 'static,
 {
-    let (sender, receiver) = channel::channel(capacity(kind));
-    let started = spawner.arbiter(place).spawn_fn(move || {
-        let mut ctx = Context::with_receiver(receiver);
-        let actor = factory(&mut ctx);
-        actix::spawn(ctx.into_future(actor));
-    });
-    if !started {
-        tracing::warn!(actor = kind.as_str(), "not started: its arbiter has stopped");
-    }
-    Addr::new(sender)
+    prepare(kind).start(spawner, place, factory)
 }
 
 /// How many threads a production node gives to its actors.

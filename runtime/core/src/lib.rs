@@ -5,17 +5,25 @@
 
 #![forbid(unsafe_code)]
 
+pub mod apply_queue;
 pub mod batch;
 pub mod batch_config;
+pub mod compaction;
 pub mod conf_change;
+pub mod election_timer;
 pub mod entry;
 pub mod error;
 pub mod ids;
 pub mod limits;
+pub mod log_tail;
 pub mod message;
+pub mod output;
+pub mod pending;
 pub mod ports;
 pub mod propose_batcher;
 pub mod raft_bridge;
+pub mod read_queue;
+pub mod replica;
 pub mod state_machine;
 pub mod status;
 pub mod time;
