@@ -19,4 +19,5 @@ pub mod raft_bridge;
 pub mod state_machine;
 pub mod status;
 pub mod time;
+pub mod validate;
 pub mod wire;
