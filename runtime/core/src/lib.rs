@@ -13,6 +13,7 @@ pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod message;
+pub mod outbox;
 pub mod ports;
 pub mod propose_batcher;
 pub mod raft_bridge;

@@ -250,11 +250,13 @@ const KINDS: [RaftKind; 11] = [
 
 #[derive(Debug, Clone)]
 enum Op {
-    /// From a replica, with its term relative to this replica's.
+    /// From a replica (4 is unknown), its term relative to this replica's; a tidy append has a
+    /// plausible anchor and entries.
     Message {
         from: u64,
         term_ahead: i64,
         message: RaftMessage,
+        tidy: bool,
     },
     Settle,
     Tick,
@@ -285,13 +287,13 @@ fn any_entries() -> impl Strategy<Value = Vec<LogEntry>> {
     proptest::collection::vec(one, 0..4)
 }
 
-fn any_message() -> impl Strategy<Value = (RaftMessage, bool)> {
+fn any_message() -> impl Strategy<Value = RaftMessage> {
     let numbers = proptest::array::uniform5(any_ordinal());
     let context = prop_oneof![Just(&b""[..]), Just(&b"read"[..]), Just(&b"CampaignTransfer"[..])];
-    (0..KINDS.len(), numbers, any_entries(), any::<bool>(), context, any::<bool>()).prop_map(
-        |(kind, [log_term, index, commit, commit_term, hint], entries, reject, context, tidy)| {
+    (0..KINDS.len(), numbers, any_entries(), any::<bool>(), context).prop_map(
+        |(kind, [log_term, index, commit, commit_term, hint], entries, reject, context)| {
             let kind = KINDS[kind];
-            let message = RaftMessage {
+            RaftMessage {
                 log_term: Term::new(log_term),
                 index: LogIndex::new(index),
                 entries: if kind == RaftKind::Append { entries } else { Vec::new() },
@@ -301,8 +303,7 @@ fn any_message() -> impl Strategy<Value = (RaftMessage, bool)> {
                 reject_hint: LogIndex::new(hint),
                 context: Bytes::from_static(context),
                 ..message(kind, 0)
-            };
-            (message, tidy)
+            }
         },
     )
 }
@@ -323,13 +324,9 @@ fn tidy_append(message: &mut RaftMessage) {
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
-    let peer =
-        (2u64..5, -1i64..3, any_message()).prop_map(|(from, term_ahead, (message, tidy))| {
-            // A sender of 4 is unknown; an untidy message is left as it is, to be refused or not.
-            let mut message = message;
-            message.reject_hint = message.reject_hint.max(LogIndex::new(u64::from(tidy)));
-            Op::Message { from, term_ahead, message }
-        });
+    let peer = (2u64..5, -1i64..3, any_message(), any::<bool>()).prop_map(
+        |(from, term_ahead, message, tidy)| Op::Message { from, term_ahead, message, tidy },
+    );
     prop_oneof![
         20 => peer,
         4 => Just(Op::Settle),
@@ -343,12 +340,12 @@ fn any_op() -> impl Strategy<Value = Op> {
 /// Carries out `op`; returns whether a message passed validation.
 fn run(bench: &mut Bench, op: Op) -> bool {
     match op {
-        Op::Message { from, term_ahead, mut message } => {
+        Op::Message { from, term_ahead, mut message, tidy } => {
             if message.kind != RaftKind::ReadIndex {
                 let term = bench.node.raft.term.saturating_add_signed(term_ahead);
                 message.term = Term::new(term.min(ORDINAL_MAX));
             }
-            if message.kind == RaftKind::Append && message.reject_hint != LogIndex::ZERO {
+            if tidy && message.kind == RaftKind::Append {
                 tidy_append(&mut message);
             }
             return bench.offer(from, message);
