@@ -17,7 +17,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use polyraft_core::ids::{GroupId, NodeId};
 use polyraft_core::message::{Body, Envelope, ForwardReply, RaftKind};
-use polyraft_core::outbox::Outbox;
+use polyraft_core::outbox::{Outbox, OutboxLimits};
 use polyraft_core::ports::{Lane, SendError as LaneRefused, Transport, TransportEvents};
 use polyraft_core::time::Moment;
 use polyraft_core::wire;
@@ -70,7 +70,8 @@ pub struct PeerLink {
     transport: Arc<dyn Transport>,
     directory: Arc<Directory>,
     clock: Arc<dyn Clock>,
-    blocked: BTreeSet<Lane>,
+    /// Lanes that are full, each with the frame that it gave back.
+    blocked: BTreeMap<Lane, Bytes>,
     flush_notified: bool,
     heartbeats_seen: Option<Moment>,
     _guard: DownGuard,
@@ -88,11 +89,11 @@ impl PeerLink {
         Self {
             peer,
             node,
-            outbox: Outbox::default(),
+            outbox: Outbox::new(OutboxLimits::default()),
             transport,
             directory,
             clock,
-            blocked: BTreeSet::new(),
+            blocked: BTreeMap::new(),
             flush_notified: false,
             heartbeats_seen: None,
             _guard: guard,
@@ -120,7 +121,7 @@ impl PeerLink {
 
     fn flush(&mut self) {
         for lane in Lane::ALL {
-            while !self.blocked.contains(&lane) {
+            while !self.blocked.contains_key(&lane) {
                 let Some(frame) = self.outbox.next_frame(lane) else { break };
                 self.send(lane, frame);
             }
@@ -136,8 +137,7 @@ impl PeerLink {
                 metrics::histogram!("polyraft_link_frame_bytes").record(bytes as f64);
             }
             Err(LaneRefused::Full) => {
-                self.outbox.put_back(lane, frame);
-                self.blocked.insert(lane);
+                self.blocked.insert(lane, frame);
             }
             Err(_) => {
                 metrics::counter!("polyraft_link_dropped_total", "reason" => "disconnected")
@@ -300,7 +300,9 @@ impl Handler<Writable> for PeerLink {
     type Result = ();
 
     fn handle(&mut self, Writable(lane): Writable, ctx: &mut Self::Context) {
-        self.blocked.remove(&lane);
+        if let Some(frame) = self.blocked.remove(&lane) {
+            self.send(lane, frame);
+        }
         self.touched(ctx);
     }
 }

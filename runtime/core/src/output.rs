@@ -98,7 +98,10 @@ pub enum Refusal {
 pub enum StepError {
     /// The message breaks a rule (RF-11); the peer is faulty or out of date.
     #[error("refused: {0}")]
-    Invalid(#[from] crate::validate::Invalid),
+    Invalid(#[from] crate::validate::InvalidMessage),
+    /// It is not a step of Raft.
+    #[error("not a step of Raft")]
+    NotRaft,
     /// It carries entries, and too many are waiting to be applied here.
     #[error("group {0}: apply backlog is full")]
     ApplyBacklogFull(GroupId),

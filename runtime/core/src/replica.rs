@@ -34,7 +34,7 @@ use crate::ports::{GroupAppend, RestoredLog};
 use crate::raft_bridge;
 use crate::read_queue::ReadQueue;
 use crate::status::{GroupEvent, GroupStatus, Health, Role};
-use crate::validate::{self, ReplicaView};
+use crate::validate::{ReplicaView, validate};
 
 /// What a replica must be told that its log does not say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,8 +148,9 @@ impl<W, R> Replica<W, R> {
     /// # Errors
     /// It was refused and changed nothing; see [`StepError`].
     pub fn on_message(&mut self, from: NodeId, envelope: Envelope) -> Result<(), StepError> {
-        let sender = envelope.from;
-        let message = validate::check(&self.view(), from, envelope)?;
+        let Envelope { from: sender, to, body, .. } = envelope;
+        let Body::Raft(message) = body else { return Err(StepError::NotRaft) };
+        validate(&self.view(), from, sender, to, &message)?;
         let backlog_max = 2 * self.config.apply_backlog_bytes_max;
         if !message.entries.is_empty() && self.applying.backlog_bytes() > backlog_max {
             return Err(StepError::ApplyBacklogFull(self.config.group));
@@ -334,11 +335,11 @@ impl<W, R> Replica<W, R> {
     fn view(&self) -> ReplicaView<'_> {
         let log = &self.raft.raft.raft_log;
         ReplicaView {
-            group: self.config.group,
             replica: self.id,
             term: Term::new(self.raft.raft.term),
             commit: LogIndex::new(log.committed),
             last: LogIndex::new(log.last_index()),
+            persisted: LogIndex::new(log.persisted),
             configuration: &self.configuration,
         }
     }
@@ -568,7 +569,7 @@ fn restored_tail(restored: &RestoredLog, applied: LogIndex) -> LogTail {
     hard_state.commit = hard_state.commit.max(applied);
     assert!(hard_state.commit <= restored.last, "commit {} is not in the log", hard_state.commit);
     let initial = RaftState::new(
-        raft_bridge::hard_state_to_raft(&hard_state),
+        raft_bridge::hard_state_to_raft(hard_state),
         raft_bridge::conf_state_to_raft(&restored.configuration),
     );
     let entries = restored.entries.iter().cloned().map(raft_bridge::entry_to_raft).collect();

@@ -432,3 +432,7 @@ fn millis(duration: Duration) -> u64 {
 fn size(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;
