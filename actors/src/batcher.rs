@@ -18,23 +18,25 @@ use bytes::Bytes;
 use polyraft_core::batch::{self, Unit};
 use polyraft_core::error::ProposeError;
 use polyraft_core::ids::{GroupId, NodeId, ReplicaId, Term};
-use polyraft_core::message::{Body, Envelope, Forward};
+use polyraft_core::message::{AppliedUnit, Body, Envelope, Forward};
 use polyraft_core::output::Refusal;
 use polyraft_core::propose_batcher::{BatcherStats, ProposeBatcher, RefuseReason, Refused};
 use polyraft_core::time::Moment;
+use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::directory::{Directory, GroupCell};
 use crate::group::Submit;
 use crate::guard::{DownGuard, killable};
-use crate::mailbox::{ActorKind, Offer, deliver_fact, offer};
+use crate::mailbox::{ActorKind, Offer, deliver_fact, messages, offer};
 use crate::peer_link::SendEnvelopes;
-use crate::proposal::{AppliedUnit, BatchCredit, BatchWaiters, RemoteReply, UnitReply, UnitWaiter};
+use crate::proposal::{BatchCredit, BatchWaiters, RemoteReply, UnitReply, UnitWaiter};
+
+messages!(GetBatcherStats, Propose, Forwarded, ForwardOutcome, ForwardsLost, LeaderChanged, SubmitRefused, BatchDecided, Cut);
 
 /// Command from a handle: propose one unit. Refused when the mailbox is full: the caller is told
 /// that the group is overloaded.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub struct Propose {
     /// What to propose.
     pub unit: Unit,
@@ -46,8 +48,7 @@ pub struct Propose {
 
 /// Fact from a link: a peer forwards one of its callers' units. Offered; the peer's caller times out
 /// if it is dropped.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub struct Forwarded {
     /// The node that forwards.
     pub peer: NodeId,
@@ -58,8 +59,7 @@ pub struct Forwarded {
 }
 
 /// Fact from a link: the outcome of a unit that was forwarded. Offered.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub struct ForwardOutcome {
     /// The request.
     pub request_id: u64,
@@ -68,16 +68,14 @@ pub struct ForwardOutcome {
 }
 
 /// Fact from a link: the connection to a peer is gone, and answers with it.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "()")]
+#[derive(Debug, Clone, Copy)]
 pub struct ForwardsLost {
     /// The peer.
     pub peer: NodeId,
 }
 
 /// Fact from the group: who leads. One per change.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "()")]
+#[derive(Debug, Clone, Copy)]
 pub struct LeaderChanged {
     /// The term.
     pub term: Term,
@@ -88,8 +86,7 @@ pub struct LeaderChanged {
 }
 
 /// Fact from the group: a batch was not proposed. One per `Submit` at most.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub struct SubmitRefused {
     /// The batch.
     pub batch: Bytes,
@@ -100,18 +97,17 @@ pub struct SubmitRefused {
 }
 
 /// Fact from a [`BatchCredit`]: a batch has come to an end. One per `Submit`.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "()")]
+#[derive(Debug, Clone, Copy)]
 pub struct BatchDecided;
 
 /// Asks for the figures (BP-21).
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "BatcherStats")]
-pub struct GetBatcherStats;
+#[derive(Debug)]
+pub struct GetBatcherStats {
+    /// Where they go.
+    pub reply: oneshot::Sender<BatcherStats>,
+}
 
 /// To itself: cut what is due, behind everything that is already in the mailbox.
-#[derive(Message)]
-#[rtype(result = "()")]
 struct Cut;
 
 /// Units forwarded and unanswered, beyond which the rest waits in the queue.
@@ -183,7 +179,7 @@ impl Batcher {
     }
 
     fn now(&self) -> Moment {
-        Moment::new(self.ports.clock.now())
+        self.ports.clock.now()
     }
 
     fn push(&mut self, unit: Unit, waiter: Waiter) {
@@ -275,7 +271,7 @@ impl Batcher {
             return;
         }
         let sent = self.ports.directory.link(peer).map(|link| {
-            offer(&link.recipient(), ActorKind::PeerLink, SendEnvelopes { envelopes })
+            offer(&link, ActorKind::PeerLink, SendEnvelopes { envelopes })
         });
         if sent != Some(Offer::Queued) {
             self.forwards_lost(peer);
@@ -420,8 +416,8 @@ impl Handler<SubmitRefused> for Batcher {
     fn handle(&mut self, refused: SubmitRefused, ctx: &mut Self::Context) {
         let SubmitRefused { batch, waiters, why } = refused;
         let what = match why {
-            Refusal::UncommittedFull => "the uncommitted log",
             Refusal::ApplyBacklogFull => "the apply backlog",
+            Refusal::UncommittedFull | Refusal::ChangePending => "the uncommitted log",
             Refusal::NotLeader => {
                 self.requeue(batch, waiters);
                 return self.touched(ctx);
@@ -456,9 +452,10 @@ impl Handler<BatchDecided> for Batcher {
 }
 
 impl Handler<GetBatcherStats> for Batcher {
-    type Result = MessageResult<GetBatcherStats>;
+    type Result = ();
 
-    fn handle(&mut self, _: GetBatcherStats, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.batcher.stats())
+    fn handle(&mut self, GetBatcherStats { reply }: GetBatcherStats, _: &mut Self::Context) {
+        // An Err means that nobody waits any more.
+        let _ = reply.send(self.batcher.stats());
     }
 }

@@ -14,31 +14,33 @@ use actix::prelude::*;
 use bytes::Bytes;
 use polyraft_core::entry::LogEntry;
 use polyraft_core::error::{ProposeError, ReadError};
-use polyraft_core::ids::{GroupId, Incarnation, LogIndex, NodeId};
+use polyraft_core::ids::{GroupId, Incarnation, NodeId};
 use polyraft_core::log_tail::Fetch;
 use polyraft_core::message::Envelope;
-use polyraft_core::output::{Committed, Output, Refused, StepError};
+use polyraft_core::output::{Committed, Refused, StepError};
 use polyraft_core::pending::Undecided;
 use polyraft_core::ports::{LogReader, StorageError};
 use polyraft_core::replica::Replica;
 use polyraft_core::status::GroupEvent;
 use tokio::sync::oneshot;
 
-use crate::applier::{Applied, Apply, ApplyFailed, Query};
+use crate::applier::{Applied, Apply, Query};
 use crate::batcher::{LeaderChanged, SubmitRefused};
 use crate::directory::{Directory, GroupCell};
 use crate::guard::{DownGuard, killable};
 use crate::log_writer::{Append, AppendPersisted};
-use crate::mailbox::{ActorKind, Offer, deliver_fact, offer};
+use crate::mailbox::{ActorKind, Offer, deliver_fact, messages, offer};
 use crate::peer_link::SendEnvelopes;
 use crate::proposal::{BatchWaiters, CommittedEntry};
+use crate::supervisor::GroupFailed;
 use crate::tick::TickGroup;
 use crate::workers::Workers;
 
+messages!(PeerMessages, Submit, Read, PeerUnreachable, TransferLeader, Campaign, Fetched, Flush);
+
 /// Facts from a link: messages for this group from one peer, in order. Offered; when the mailbox is
 /// full they are dropped, as a network may, and Raft repeats them.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub struct PeerMessages {
     /// The authenticated sender.
     pub from: NodeId,
@@ -47,8 +49,7 @@ pub struct PeerMessages {
 }
 
 /// Command from the batcher: propose one batch. A fact by its credits: batches in flight are capped.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub struct Submit {
     /// The encoded batch.
     pub batch: Bytes,
@@ -57,8 +58,7 @@ pub struct Submit {
 }
 
 /// Command from a handle: a linearizable read. Refused when the mailbox is full.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub struct Read {
     /// The query for the state machine.
     pub query: Bytes,
@@ -66,41 +66,35 @@ pub struct Read {
     pub reply: ReadReplyTo,
 }
 
-/// Where the answer to a read goes: the body, and the applied index that it reflects.
-pub type ReadReplyTo = oneshot::Sender<Result<(Bytes, LogIndex), ReadError>>;
+/// Where the answer to a read goes.
+pub type ReadReplyTo = oneshot::Sender<Result<Bytes, ReadError>>;
 
 /// Fact from a link: messages to a peer were dropped, or its connection is gone. Offered.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "()")]
+#[derive(Debug, Clone, Copy)]
 pub struct PeerUnreachable {
     /// The peer.
     pub node: NodeId,
 }
 
 /// Command from a handle or the supervisor: hand leadership to the replica on `to`. Offered.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "()")]
+#[derive(Debug, Clone, Copy)]
 pub struct TransferLeader {
     /// The node to lead.
     pub to: NodeId,
 }
 
 /// Command from the supervisor: stand for election now. Offered.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "()")]
+#[derive(Debug, Clone, Copy)]
 pub struct Campaign;
 
 /// Fact from a worker: durable entries that the replica asked for. One per fetch in flight.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 struct Fetched {
     fetch: Fetch,
     entries: Result<Vec<LogEntry>, StorageError>,
 }
 
 /// To itself, behind everything that is already in the mailbox.
-#[derive(Message)]
-#[rtype(result = "()")]
 struct Flush;
 
 /// Who a group's outputs go to, in one life.
@@ -124,7 +118,7 @@ pub struct GroupPorts {
     /// Takes back batches that could not be proposed.
     pub refused: Recipient<SubmitRefused>,
     /// Hears that the group cannot go on.
-    pub failed: Recipient<ApplyFailed>,
+    pub failed: Recipient<GroupFailed>,
 }
 
 /// A read that waits for its index.
@@ -146,10 +140,9 @@ pub struct Group {
 }
 
 impl Group {
-    /// A group over a restored replica.
+    /// The group `id` on `node`, over a restored replica.
     pub fn new(
-        id: GroupId,
-        node: NodeId,
+        (node, id): (NodeId, GroupId),
         replica: Replica<BatchWaiters, ReadWaiter>,
         ports: GroupPorts,
         read_deadline: Duration,
@@ -216,7 +209,7 @@ impl Group {
         }
         for (node, envelopes) in by_node {
             let sent = self.ports.directory.link(node).map(|link| {
-                offer(&link.recipient(), ActorKind::PeerLink, SendEnvelopes { envelopes })
+                offer(&link, ActorKind::PeerLink, SendEnvelopes { envelopes })
             });
             if sent != Some(Offer::Queued) {
                 self.replica.on_unreachable(node);
@@ -268,10 +261,8 @@ impl Group {
     }
 
     /// The log or the state machine cannot go on: the supervisor takes the group out of service.
-    fn fail(&mut self, index: LogIndex, reason: String) {
-        let incarnation = self.incarnation;
-        let failed = ApplyFailed { group: self.id, incarnation, index, reason };
-        deliver_fact(&self.ports.failed, failed);
+    fn fail(&self, reason: String) {
+        deliver_fact(&self.ports.failed, GroupFailed { group: self.id, reason });
     }
 }
 
@@ -396,7 +387,7 @@ impl Handler<Fetched> for Group {
             }
             // Compaction overtook the read: raft-rs asks again from where the log starts now.
             Err(StorageError::Compacted { .. }) => {}
-            Err(error) => self.fail(fetch.from, format!("the log cannot be read: {error}")),
+            Err(error) => self.fail(format!("the log cannot be read: {error}")),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use polyraft_core::entry::Configuration;
-use polyraft_core::ids::{GroupId, Incarnation, ReplicaId, Term};
+use polyraft_core::ids::{GroupId, Incarnation, Term};
 use polyraft_core::ports::{GroupIdentity, GroupState, RestoredLog, StorageError};
 use polyraft_core::replica::{Replica, ReplicaConfig};
 use polyraft_core::status::{GroupStatus, Health, Role};
@@ -73,9 +73,9 @@ pub fn initial_status(
 /// Tells the actors of a life to end.
 pub(crate) fn end(addrs: &GroupAddrs) {
     let stop = Kill { mode: KillMode::Stop };
-    deliver_fact(&addrs.group.clone().recipient(), stop);
-    deliver_fact(&addrs.batcher.clone().recipient(), stop);
-    deliver_fact(&addrs.applier.clone().recipient(), stop);
+    deliver_fact(&addrs.group, stop);
+    deliver_fact(&addrs.batcher, stop);
+    deliver_fact(&addrs.applier, stop);
 }
 
 /// Ends the group's earlier life, if any, and starts the next one.
@@ -104,7 +104,7 @@ pub(crate) async fn rebuild(
 
 async fn open_state(actors: &NodeActors, group: GroupId) -> Result<Box<dyn GroupState>, LifeError> {
     let (reply, opened) = oneshot::channel();
-    deliver_fact(&actors.flusher.clone().recipient(), OpenState { group, reply });
+    deliver_fact(&actors.flusher, OpenState { group, reply });
     Ok(opened.await.map_err(|_| LifeError::Interrupted)??)
 }
 
@@ -115,7 +115,7 @@ async fn restore(
 ) -> Result<RestoredLog, LifeError> {
     let (reply, restored) = oneshot::channel();
     let applied = state.durable_applied();
-    deliver_fact(&actors.log_writer.clone().recipient(), Restore { group, applied, reply });
+    deliver_fact(&actors.log_writer, Restore { group, applied, reply });
     Ok(restored.await.map_err(|_| LifeError::Interrupted)??)
 }
 
@@ -182,7 +182,7 @@ impl Life {
         self.start_group(group, &addrs, replica);
         let to = addrs.group.clone().recipient();
         let register = RegisterGroup { group: self.group, to };
-        deliver_fact(&self.actors.tick.clone().recipient(), register);
+        deliver_fact(&self.actors.tick, register);
         self.cell.set_addrs(Some(addrs));
     }
 

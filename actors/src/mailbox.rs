@@ -9,7 +9,8 @@
 //! [`deliver_fact`]. Facts sent with it are answers to outstanding work, and the work is capped:
 //! that cap, named in the table, bounds the mailbox (RT-2).
 
-use actix::{Message, Recipient, dev::SendError};
+use actix::dev::SendError;
+use actix::{Actor, Addr, Context, Handler, Message, Recipient};
 
 /// The kinds of actor of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,13 +108,52 @@ pub enum Offer {
     Closed,
 }
 
-/// Sends `message` if there is room; otherwise drops it and counts the drop.
-pub fn offer<M>(to: &Recipient<M>, actor: ActorKind, message: M) -> Offer
+/// Anything that leads to an actor's mailbox.
+pub trait Port<M: Message> {
+    /// Sends if there is room.
+    ///
+    /// # Errors
+    /// The mailbox is full or closed; the message comes back.
+    fn try_to(&self, message: M) -> Result<(), SendError<M>>;
+
+    /// Sends whether there is room or not. Called by [`deliver_fact`] alone.
+    fn force(&self, message: M);
+}
+
+impl<M> Port<M> for Recipient<M>
 where
     M: Message + Send + 'static,
     M::Result: Send,
 {
-    match to.try_send(message) {
+    fn try_to(&self, message: M) -> Result<(), SendError<M>> {
+        self.try_send(message)
+    }
+
+    #[allow(clippy::disallowed_methods)] // The audited place: see `deliver_fact`.
+    fn force(&self, message: M) {
+        self.do_send(message);
+    }
+}
+
+impl<A, M> Port<M> for Addr<A>
+where
+    A: Actor<Context = Context<A>> + Handler<M>,
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    fn try_to(&self, message: M) -> Result<(), SendError<M>> {
+        self.try_send(message)
+    }
+
+    #[allow(clippy::disallowed_methods)] // The audited place: see `deliver_fact`.
+    fn force(&self, message: M) {
+        self.do_send(message);
+    }
+}
+
+/// Sends `message` if there is room; otherwise drops it and counts the drop.
+pub fn offer<M: Message>(to: &impl Port<M>, actor: ActorKind, message: M) -> Offer {
+    match to.try_to(message) {
         Ok(()) => Offer::Queued,
         Err(SendError::Full(_)) => {
             metrics::counter!("polyraft_mailbox_dropped_total", "actor" => actor.as_str())
@@ -127,14 +167,9 @@ where
 /// Sends a fact that must not be lost: the answer to work that the receiver, or a cap on the
 /// receiver's behalf, has outstanding. If the receiver is gone so is its interest.
 ///
-/// The one audited call of `do_send`: its callers are bounded by the credits in [`MAILBOXES`].
-#[allow(clippy::disallowed_methods)]
-pub fn deliver_fact<M>(to: &Recipient<M>, message: M)
-where
-    M: Message + Send + 'static,
-    M::Result: Send,
-{
-    to.do_send(message);
+/// Its callers are bounded by the credits in [`MAILBOXES`].
+pub fn deliver_fact<M: Message>(to: &impl Port<M>, message: M) {
+    to.force(message);
 }
 
 /// Makes types messages without an answer: the only kind that crosses between actors, so that none

@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::dev::SendError;
 use actix::prelude::*;
@@ -24,16 +23,17 @@ use polyraft_core::wire;
 
 use crate::batcher::{ForwardOutcome, Forwarded, ForwardsLost};
 use crate::clock::Clock;
-use crate::directory::Directory;
+use crate::directory::{Directory, GroupAddrs};
 use crate::group::{PeerMessages, PeerUnreachable};
 use crate::guard::{DownGuard, killable};
-use crate::mailbox::{ActorKind, Offer, capacity, offer};
+use crate::mailbox::{ActorKind, deliver_fact, messages, offer};
 use crate::tick::HeartbeatInterval;
+
+messages!(SendEnvelopes, IncomingFrame, Writable, Connection, Flush);
 
 /// Command from groups and batchers: send these to the peer. Offered; dropped when the mailbox is
 /// full, and the sender reports the peer unreachable.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub struct SendEnvelopes {
     /// The messages, in order.
     pub envelopes: Vec<Envelope>,
@@ -41,25 +41,20 @@ pub struct SendEnvelopes {
 
 /// Fact from the transport: a frame arrived. When the mailbox is full the transport keeps it and
 /// stops reading.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 struct IncomingFrame(Bytes);
 
 /// Fact from the transport: a full lane has room again.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 struct Writable(Lane);
 
 /// Fact from the transport: the connection is up, or gone.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 struct Connection {
     up: bool,
 }
 
 /// To itself: send what is queued, behind everything that is already in the mailbox.
-#[derive(Message)]
-#[rtype(result = "()")]
 struct Flush;
 
 /// The actor.
@@ -151,8 +146,7 @@ impl PeerLink {
         let node = self.peer;
         for group in groups {
             if let Some(addrs) = self.directory.group(group).and_then(|cell| cell.addrs()) {
-                let to = addrs.group.recipient();
-                let _ = offer(&to, ActorKind::Group, PeerUnreachable { node });
+                let _ = offer(&addrs.group, ActorKind::Group, PeerUnreachable { node });
             }
         }
     }
@@ -187,8 +181,7 @@ impl PeerLink {
             return envelopes.first().map(|first| self.unknown_group(first));
         };
         let addrs = cell.addrs()?; // Restarting: Raft repeats what was sent.
-        let to = addrs.group.recipient();
-        let _ = offer(&to, ActorKind::Group, PeerMessages { from: self.peer, envelopes });
+        let _ = offer(&addrs.group, ActorKind::Group, PeerMessages { from: self.peer, envelopes });
         None
     }
 
@@ -197,18 +190,18 @@ impl PeerLink {
             let asked = !matches!(envelope.body, Body::UnknownGroup);
             return asked.then(|| self.unknown_group(&envelope));
         };
-        let batcher = cell.addrs()?.batcher;
+        let addrs = cell.addrs()?;
+        let batcher = &addrs.batcher;
         match envelope.body {
             Body::Forward(forward) => {
                 let (peer, from) = (self.peer, envelope.from);
                 let message = Forwarded { peer, from, forward };
-                let _ = offer(&batcher.recipient(), ActorKind::Batcher, message);
+                let _ = offer(batcher, ActorKind::Batcher, message);
             }
             Body::ForwardReply(ForwardReply { request_id, results }) => {
-                let to = batcher.recipient();
                 for outcome in results {
                     let message = ForwardOutcome { request_id, outcome };
-                    let _ = offer(&to, ActorKind::Batcher, message);
+                    let _ = offer(batcher, ActorKind::Batcher, message);
                 }
             }
             Body::UnknownGroup => {
@@ -245,10 +238,10 @@ impl PeerLink {
         }
     }
 
-    fn for_each_group(&self, mut visit: impl FnMut(crate::directory::GroupAddrs)) {
+    fn for_each_group(&self, mut visit: impl FnMut(&GroupAddrs)) {
         for (_, cell) in self.directory.groups() {
             if let Some(addrs) = cell.addrs() {
-                visit(addrs);
+                visit(&addrs);
             }
         }
     }
@@ -317,10 +310,8 @@ impl Handler<Connection> for PeerLink {
         }
         let (node, peer) = (self.peer, self.peer);
         self.for_each_group(|addrs| {
-            let group = addrs.group.recipient();
-            let _ = offer(&group, ActorKind::Group, PeerUnreachable { node });
-            let batcher = addrs.batcher.recipient();
-            let _ = offer(&batcher, ActorKind::Batcher, ForwardsLost { peer });
+            let _ = offer(&addrs.group, ActorKind::Group, PeerUnreachable { node });
+            let _ = offer(&addrs.batcher, ActorKind::Batcher, ForwardsLost { peer });
         });
     }
 }
@@ -356,19 +347,19 @@ impl TransportEvents for LinkEvents {
 
     fn on_writable(&self, peer: NodeId, lane: Lane) {
         if let Some(link) = self.directory.link(peer) {
-            crate::mailbox::deliver_fact(&link.recipient(), Writable(lane));
+            deliver_fact(&link, Writable(lane));
         }
     }
 
     fn on_connected(&self, peer: NodeId) {
         if let Some(link) = self.directory.link(peer) {
-            crate::mailbox::deliver_fact(&link.recipient(), Connection { up: true });
+            deliver_fact(&link, Connection { up: true });
         }
     }
 
     fn on_disconnected(&self, peer: NodeId) {
         if let Some(link) = self.directory.link(peer) {
-            crate::mailbox::deliver_fact(&link.recipient(), Connection { up: false });
+            deliver_fact(&link, Connection { up: false });
         }
     }
 }

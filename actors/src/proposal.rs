@@ -78,7 +78,7 @@ impl RemoteReply {
         let envelope = Envelope { group: self.group, from: self.from, to, to_node, body };
         // A reply that is dropped here leaves its caller to its deadline.
         let message = SendEnvelopes { envelopes: vec![envelope] };
-        let _ = offer(&link.recipient(), ActorKind::PeerLink, message);
+        let _ = offer(&link, ActorKind::PeerLink, message);
     }
 }
 

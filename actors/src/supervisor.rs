@@ -27,12 +27,14 @@ use crate::directory::GroupCell;
 use crate::group_life::{self, LifeError};
 use crate::guard::{Down, DownGuard, Kill, KillMode};
 use crate::log_writer::{CreateGroup, LogWriter, StorageFailed};
-use crate::mailbox::{ActorKind, deliver_fact, offer};
+use crate::mailbox::{ActorKind, deliver_fact, messages, offer};
 use crate::node_parts::{NodeActors, NodeParts};
 use crate::peer_link::PeerLink;
 use crate::spawner::{Place, start};
 use crate::state_flusher::StateFlusher;
 use crate::tick::{RegisterGroup, RegisterLink, Tick};
+
+messages!(CreateAndStart, GroupFailed, LookAround);
 
 /// Deaths in a row, each soon after the last, after which a group is quarantined (RT-5).
 const DEATHS_IN_A_ROW_MAX: u32 = 12;
@@ -44,8 +46,6 @@ const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// Command from the node: create a group durably, and start it. One per creation in progress.
-#[derive(Message)]
-#[rtype(result = "()")]
 pub struct CreateAndStart {
     /// The group, as it is first written.
     pub create: CreateGroup,
@@ -54,8 +54,7 @@ pub struct CreateAndStart {
 }
 
 /// Fact from a group: its log cannot be read any more. At most one per life.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[derive(Debug)]
 pub struct GroupFailed {
     /// The group.
     pub group: GroupId,
@@ -64,17 +63,7 @@ pub struct GroupFailed {
 }
 
 /// To itself: look around.
-#[derive(Message)]
-#[rtype(result = "()")]
 struct LookAround;
-
-/// To itself, from a rebuild: it is over.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Rebuilt {
-    group: GroupId,
-    result: Result<(), LifeError>,
-}
 
 /// The deaths of one actor or group.
 #[derive(Debug, Clone, Copy, Default)]
@@ -160,18 +149,18 @@ impl Supervisor {
     /// group starts again from what is durable.
     fn introduce(&self, actors: &NodeActors, log_writer_lived: bool) {
         for (peer, link) in self.parts.directory.links() {
-            deliver_fact(&actors.tick.clone().recipient(), RegisterLink { peer, to: link.recipient() });
+            deliver_fact(&actors.tick, RegisterLink { peer, to: link.recipient() });
         }
         for (group, cell) in self.parts.directory.groups() {
             let Some(addrs) = cell.addrs() else { continue };
             if !log_writer_lived {
-                deliver_fact(&addrs.group.recipient(), Kill { mode: KillMode::Stop });
+                deliver_fact(&addrs.group, Kill { mode: KillMode::Stop });
                 continue;
             }
             let to = actors.flusher.clone().recipient();
-            deliver_fact(&addrs.applier.recipient(), FlusherReplaced { to });
-            let to = addrs.group.recipient();
-            deliver_fact(&actors.tick.clone().recipient(), RegisterGroup { group, to });
+            deliver_fact(&addrs.applier, FlusherReplaced { to });
+            let to = addrs.group.clone().recipient();
+            deliver_fact(&actors.tick, RegisterGroup { group, to });
         }
     }
 
@@ -227,7 +216,7 @@ impl Supervisor {
             let link = self.start_link(peer, ctx);
             self.parts.directory.set_link(peer, link.clone());
             let to = link.recipient();
-            deliver_fact(&actors.tick.clone().recipient(), RegisterLink { peer, to });
+            deliver_fact(&actors.tick, RegisterLink { peer, to });
         }
     }
 
@@ -332,7 +321,7 @@ impl Supervisor {
         self.looked = now;
         for (_, cell) in self.parts.directory.groups() {
             if let Some(addrs) = cell.addrs() {
-                let _ = offer(&addrs.applier.recipient(), ActorKind::Applier, FlushTick);
+                let _ = offer(&addrs.applier, ActorKind::Applier, FlushTick);
             }
         }
     }
@@ -394,7 +383,7 @@ impl Handler<CreateAndStart> for Supervisor {
         let group = create.append.group;
         let (written, done) = oneshot::channel();
         let CreateGroup { append, reply } = create;
-        deliver_fact(&actors.log_writer.recipient(), CreateGroup { append, reply: written });
+        deliver_fact(&actors.log_writer, CreateGroup { append, reply: written });
         self.rebuilding.insert(group, Incarnation::default());
         let created = done.into_actor(self).map(move |result, supervisor, ctx| {
             supervisor.rebuilding.remove(&group);
