@@ -371,7 +371,7 @@ mod tests {
     }
 
     /// Goal: heartbeats that a slow link has not taken are replaced, not piled up; too many are
-    /// spread over frames. Method: release twice; then 100,000 groups.
+    /// spread over frames. Method: release twice; then 300,000 groups.
     #[test]
     fn released_heartbeats_merge_and_split() {
         let mut outbox = outbox();

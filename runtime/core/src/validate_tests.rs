@@ -11,6 +11,7 @@ use raft::storage::MemStorage;
 use raft::{Config, RawNode, StateRole};
 
 use super::*;
+use crate::conf_change::{ConfChangeKind, ConfChangeStep};
 use crate::entry::{LogEntry, Member};
 use crate::raft_bridge::{
     conf_change_to_raft, conf_state_to_raft, configuration_after, entry_from_raft, entry_to_raft,
@@ -97,6 +98,13 @@ impl Bench {
         }
     }
 
+    /// A replica that wins without anyone's vote must not stand with a volatile log.
+    fn settle_if_alone(&mut self) {
+        if self.configuration.voters.len() == 1 {
+            self.settle();
+        }
+    }
+
     fn apply(&mut self, entry: LogEntry) {
         if entry.kind == EntryKind::ConfChange {
             let change = ConfChange::decode(&entry.data).expect("validated");
@@ -180,7 +188,14 @@ fn what_panics_raft_is_refused() {
     bench.node.raft.become_candidate();
     let granted = message(RaftKind::RequestVoteResponse, 2);
     bench.step(3, granted.clone());
-    refused_and_fatal(bench, granted, |e| matches!(e, Invalid::NotPersisted { .. }));
+    refused_and_fatal(bench, granted.clone(), |e| matches!(e, Invalid::NotPersisted { .. }));
+
+    let mut bench = Bench::new();
+    bench.node.raft.become_candidate();
+    bench.node.raft.become_candidate();
+    bench.apply(LogEntry { kind: EntryKind::ConfChange, data: removal(1).encode(), ..entry(1, 1) });
+    bench.step(3, granted.clone());
+    refused_and_fatal(bench, granted, |e| matches!(e, Invalid::NotVoter { .. }));
 }
 
 /// Goal: a leader believes no acknowledgement of what it does not have. Method: the same message
@@ -250,13 +265,13 @@ const KINDS: [RaftKind; 11] = [
 
 #[derive(Debug, Clone)]
 enum Op {
-    /// From a replica (4 is unknown), its term relative to this replica's; a tidy append has a
-    /// plausible anchor and entries.
+    /// From a replica (4 is unknown), its term relative to this replica's. An append is left as it
+    /// is (tidy 0), is made contiguous (1), or plausible throughout (2, 3).
     Message {
         from: u64,
         term_ahead: i64,
         message: RaftMessage,
-        tidy: bool,
+        tidy: u8,
     },
     Settle,
     Tick,
@@ -270,15 +285,13 @@ fn any_ordinal() -> impl Strategy<Value = u64> {
     prop_oneof![20 => 0u64..6, 1 => Just(ORDINAL_MAX), 1 => Just(ORDINAL_MAX - 1)]
 }
 
+fn removal(id: u64) -> ConfChange {
+    let step = ConfChangeStep { kind: ConfChangeKind::Remove, replica: replica(id) };
+    ConfChange { steps: vec![step], ..ConfChange::default() }
+}
+
 fn any_entries() -> impl Strategy<Value = Vec<LogEntry>> {
-    let change = ConfChange {
-        steps: vec![crate::conf_change::ConfChangeStep {
-            kind: crate::conf_change::ConfChangeKind::Remove,
-            replica: replica(3),
-        }],
-        ..ConfChange::default()
-    };
-    let data = change.encode();
+    let data = removal(3).encode();
     let one = (0u64..6, 0u64..4, 0u8..12).prop_map(move |(index, term, kind)| match kind {
         0 => LogEntry { kind: EntryKind::ConfChange, data: data.clone(), ..entry(index, term) },
         1 => LogEntry { kind: EntryKind::ConfChange, data: Bytes::new(), ..entry(index, term) },
@@ -308,8 +321,8 @@ fn any_message() -> impl Strategy<Value = RaftMessage> {
     )
 }
 
-/// Makes an append's anchor and entries plausible: contiguous, terms within reach.
-fn tidy_append(message: &mut RaftMessage) {
+/// Makes an append's anchor plausible and its entries contiguous, with terms within reach if asked.
+fn tidy_append(message: &mut RaftMessage, tidy_terms: bool) {
     let term = message.term.get().max(1);
     message.log_term = Term::new(match message.index.get() {
         0 => 0,
@@ -318,20 +331,24 @@ fn tidy_append(message: &mut RaftMessage) {
     let (mut index, mut last_term) = (message.index, message.log_term.get().max(1));
     for entry in &mut message.entries {
         index = index.next();
-        last_term = entry.term.get().clamp(last_term, term);
-        (entry.index, entry.term) = (index, Term::new(last_term));
+        entry.index = index;
+        if tidy_terms {
+            last_term = entry.term.get().clamp(last_term, term);
+            entry.term = Term::new(last_term);
+        }
     }
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
-    let peer = (2u64..5, -1i64..3, any_message(), any::<bool>()).prop_map(
-        |(from, term_ahead, message, tidy)| Op::Message { from, term_ahead, message, tidy },
-    );
+    let peer =
+        (2u64..5, -1i64..3, any_message(), 0u8..4).prop_map(|(from, term_ahead, message, tidy)| {
+            Op::Message { from, term_ahead, message, tidy }
+        });
     prop_oneof![
         20 => peer,
         4 => Just(Op::Settle),
         2 => Just(Op::Tick),
-        1 => Just(Op::Campaign),
+        2 => Just(Op::Campaign),
         2 => Just(Op::Propose),
         1 => Just(Op::Read),
     ]
@@ -345,18 +362,18 @@ fn run(bench: &mut Bench, op: Op) -> bool {
                 let term = bench.node.raft.term.saturating_add_signed(term_ahead);
                 message.term = Term::new(term.min(ORDINAL_MAX));
             }
-            if tidy && message.kind == RaftKind::Append {
-                tidy_append(&mut message);
+            if tidy > 0 && message.kind == RaftKind::Append {
+                tidy_append(&mut message, tidy > 1);
             }
             return bench.offer(from, message);
         }
         Op::Settle => bench.settle(),
         Op::Tick => {
-            bench.settle();
+            bench.settle_if_alone();
             bench.node.tick();
         }
         Op::Campaign => {
-            bench.settle();
+            bench.settle_if_alone();
             let _ = bench.node.campaign();
         }
         Op::Propose => {
