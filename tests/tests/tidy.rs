@@ -15,7 +15,8 @@ use source::SourceFile;
 
 /// The repository.
 fn tree() -> Vec<SourceFile> {
-    source::repository(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    checks::tell_tests_apart(source::repository(&root))
 }
 
 /// Fails with every finding.
@@ -199,6 +200,17 @@ mod bad_samples {
         assert!(checks::dead_files(&files).is_empty(), "{:?}", checks::dead_files(&files));
         files.push(SourceFile::new("actors/src/forgotten.rs", "// mod forgotten;"));
         assert_one(&checks::dead_files(&files), "actors/src/forgotten.rs");
+    }
+
+    #[test]
+    fn a_file_under_cfg_test_is_no_product() {
+        let files = checks::tell_tests_apart(vec![
+            SourceFile::new("actors/Cargo.toml", "[package]\nname = \"a\""),
+            SourceFile::new("actors/src/lib.rs", "mod a;\n#[cfg(test)]\nmod a_tests;"),
+            SourceFile::new("actors/src/a.rs", "fn f() { g().unwrap(); }"),
+            SourceFile::new("actors/src/a_tests.rs", "fn f() { g().unwrap(); }"),
+        ]);
+        assert_one(&checks::unwraps(&files), "actors/src/a.rs:1");
     }
 
     #[test]

@@ -5,18 +5,20 @@
 //! | `default`         | 100      | 1 MiB   | 1 ms   | mixed load |
 //! | `low_latency`     | 10       | 100 KiB | none   | few callers, each waiting |
 //! | `balanced`        | 1,000    | 1 MiB   | 1 ms   | many callers |
-//! | `high_throughput` | 5,000    | 10 MiB  | 50 ms  | bulk loads that nobody waits for |
+//! | `high_throughput` | 5,000    | 4 MiB   | 50 ms  | bulk loads that nobody waits for |
 //!
-//! A batch is one Raft entry: whatever a preset asks, the batcher cuts at the protocol's largest
-//! entry ([`polyraft_core::limits::ENTRY_BYTES_MAX`]).
+//! A batch is one Raft entry, so `high_throughput`, which would take 10 MiB (BP-22), takes the
+//! largest entry that the protocol has ([`ENTRY_BYTES_MAX`]: 4 MiB and its framing).
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use polyraft_core::limits::{BATCH_COMMANDS_MAX, COMMAND_BYTES_MAX};
+use polyraft_core::limits::{BATCH_COMMANDS_MAX, ENTRY_BYTES_MAX};
 
 use crate::config_error::Findings;
+
+const _: () = assert!(ENTRY_BYTES_MAX == (4 << 20) + (64 << 10), "the rule's text says so");
 
 /// Longest linger that is accepted: beyond it a deadline, not a batch, is what callers see.
 pub const LINGER_MAX: Duration = Duration::from_secs(1);
@@ -56,7 +58,7 @@ impl BatchingPreset {
             Self::Default => (100, 1 << 20, 1),
             Self::LowLatency => (10, 100 << 10, 0),
             Self::Balanced => (1_000, 1 << 20, 1),
-            Self::HighThroughput => (5_000, 10 << 20, 50),
+            Self::HighThroughput => (5_000, ENTRY_BYTES_MAX, 50),
         };
         BatchingConfig {
             enabled: true,
@@ -97,7 +99,8 @@ pub struct BatchingConfig {
     /// Most commands in one batch: larger saves syncs and messages, smaller answers sooner.
     /// 1 to 65,536. Default 100.
     pub commands_max: usize,
-    /// Most bytes in one batch, unless a single command is larger. From 1. Default 1 MiB.
+    /// Most bytes in one batch, unless a single command is larger. 1 to [`ENTRY_BYTES_MAX`].
+    /// Default 1 MiB.
     pub bytes_max: usize,
     /// How long a batch may wait for company while another is in flight; an idle group never waits
     /// (BP-5). 0 to 1 s. Default 1 ms.
@@ -143,10 +146,10 @@ impl BatchingConfig {
             "must be 1 to 65536",
         );
         findings.require(
-            self.bytes_max >= 1 && self.bytes_max <= 16 * COMMAND_BYTES_MAX,
+            (1..=ENTRY_BYTES_MAX).contains(&self.bytes_max),
             "batching.bytes_max",
             self.bytes_max,
-            "must be 1 byte to 64 MiB",
+            "must be 1 byte to 4 MiB and 64 KiB, the largest entry",
         );
         findings.require(
             self.linger <= LINGER_MAX,

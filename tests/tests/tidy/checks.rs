@@ -233,8 +233,8 @@ pub fn lengths(files: &[SourceFile]) -> Vec<Finding> {
     findings
 }
 
-/// Where the modules that `file` declares may be: a list of alternatives for each.
-fn declared_modules(file: &SourceFile, is_root: bool) -> Vec<Vec<String>> {
+/// Where the modules that `code`, a view of `file`, declares may be.
+fn declared_modules(file: &SourceFile, code: &str, is_root: bool) -> Vec<String> {
     let (folder, name) = file.path.rsplit_once('/').unwrap_or(("", &file.path));
     let own = match name.strip_suffix(".rs") {
         Some(stem) if !is_root && stem != "mod" => format!("{folder}/{stem}"),
@@ -242,19 +242,19 @@ fn declared_modules(file: &SourceFile, is_root: bool) -> Vec<Vec<String>> {
     };
     let lines: Vec<_> = file.text.lines().collect();
     let mut modules = Vec::new();
-    let found: Vec<_> = words(&file.code).collect();
+    let found: Vec<_> = words(code).collect();
     for pair in found.windows(2) {
         let [(at, "mod"), (name_at, name)] = *pair else { continue };
-        if !file.code[name_at + name.len()..].trim_start().starts_with(';') {
+        if !code[name_at + name.len()..].trim_start().starts_with(';') {
             continue;
         }
-        let line = line_of(&file.code, at);
+        let line = line_of(code, at);
         let above = lines[..line - 1].iter().rev().take_while(|l| l.trim().starts_with("#["));
         let path = above.filter_map(|l| l.split("#[path = \"").nth(1)?.split('"').next()).next();
-        modules.push(match path {
-            Some(path) => vec![format!("{folder}/{path}")],
-            None => vec![format!("{own}/{name}.rs"), format!("{own}/{name}/mod.rs")],
-        });
+        match path {
+            Some(path) => modules.push(format!("{folder}/{path}")),
+            None => modules.extend([format!("{own}/{name}.rs"), format!("{own}/{name}/mod.rs")]),
+        }
     }
     modules
 }
@@ -273,7 +273,8 @@ fn is_root(path: &str, manifest: &str) -> bool {
         || manifest.contains(&format!("path = \"{path}\""))
 }
 
-pub fn dead_files(files: &[SourceFile]) -> Vec<Finding> {
+/// The files that cargo reaches through the modules declared in a `view` of each.
+fn reachable(files: &[SourceFile], view: fn(&SourceFile) -> &str) -> BTreeSet<String> {
     let by_path: BTreeMap<_, _> = files.iter().map(|f| (f.path.as_str(), f)).collect();
     let manifests: Vec<_> = files.iter().filter(|f| f.name() == "Cargo.toml").collect();
     let package_of = |path: &str| {
@@ -284,14 +285,31 @@ pub fn dead_files(files: &[SourceFile]) -> Vec<Finding> {
         package_of(&f.path).is_some_and(|(folder, m)| is_root(&f.path[folder.len()..], &m.text))
     });
     let mut queue: Vec<_> = roots.map(|f| (f, true)).collect();
-    let mut alive = BTreeSet::new();
+    let mut reached = BTreeSet::new();
     while let Some((file, root)) = queue.pop() {
-        if alive.insert(file.path.as_str()) {
-            let modules = declared_modules(file, root).into_iter().flatten();
+        if reached.insert(file.path.clone()) {
+            let modules = declared_modules(file, view(file), root).into_iter();
             queue.extend(modules.filter_map(|p| Some((*by_path.get(p.as_str())?, false))));
         }
     }
-    let dead = files.iter().filter(|f| f.is_rust() && !alive.contains(f.path.as_str()));
+    reached
+}
+
+/// Blanks the product view of files that are declared under `#[cfg(test)]` alone.
+pub fn tell_tests_apart(mut files: Vec<SourceFile>) -> Vec<SourceFile> {
+    let all = reachable(&files, |file| &file.code);
+    let product = reachable(&files, |file| &file.product);
+    for file in &mut files {
+        if all.contains(&file.path) && !product.contains(&file.path) {
+            file.product.clear();
+        }
+    }
+    files
+}
+
+pub fn dead_files(files: &[SourceFile]) -> Vec<Finding> {
+    let alive = reachable(files, |file| &file.code);
+    let dead = files.iter().filter(|f| f.is_rust() && !alive.contains(&f.path));
     dead.map(|f| finding(f, 1, "no module declares this file")).collect()
 }
 

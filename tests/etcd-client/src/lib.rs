@@ -1,0 +1,21 @@
+//! Judges a cluster from outside, through the public `etcd-client` crate.
+//!
+//! ```text
+//! load ─put→ cluster        acknowledged, unknown → Ledger (a file)
+//! verify ─range, HashKV→ cluster, Ledger → verdict: lost, duplicated, damaged, diverged
+//! ```
+//!
+//! Promise: a key is put once and never again, so that every acknowledged put must be found with the
+//! revision that was acknowledged and version 1, for ever. An outcome that the client could not learn
+//! is recorded as unknown: it may be there, but at most once.
+//!
+//! A package of its own, because `etcd-client` needs `protoc` to build and polyraft does not.
+
+#![forbid(unsafe_code)]
+
+pub mod arguments;
+pub mod endpoints;
+pub mod ledger;
+pub mod load;
+pub mod node_process;
+pub mod verify;

@@ -1,0 +1,261 @@
+//! A cluster of three `polyraft node` processes on this machine, to be killed.
+
+use std::fs::File;
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::endpoints::connect;
+
+/// How long a node may take to serve a linearizable read after it was started.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const SIGKILL: i32 = 9;
+
+/// What went wrong around the processes.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProcessError {
+    /// A file, a port or a process could not be had.
+    #[error("{doing}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// `polyraft certs` failed.
+    #[error("{command} failed")]
+    Certificates {
+        /// The command.
+        command: String,
+    },
+    /// The node ended by itself.
+    #[error("node {node} ended by itself, {status}; its output:\n{output}")]
+    Ended {
+        /// The node.
+        node: usize,
+        /// How.
+        status: std::process::ExitStatus,
+        /// The end of its output.
+        output: String,
+    },
+    /// The node never served a read.
+    #[error(
+        "node {node} served no linearizable read within {START_TIMEOUT:?}: {last}; its output:\n{output}"
+    )]
+    NotServing {
+        /// The node.
+        node: usize,
+        /// The last attempt's error.
+        last: String,
+        /// The end of its output.
+        output: String,
+    },
+    /// The kill did not happen: the cycle proves nothing.
+    #[error("node {node} did not die of SIGKILL: {status}")]
+    NotKilled {
+        /// The node.
+        node: usize,
+        /// How it ended instead.
+        status: std::process::ExitStatus,
+    },
+}
+
+/// Adds what was being done.
+fn io(doing: &'static str) -> impl Fn(std::io::Error) -> ProcessError {
+    move |source| ProcessError::Io { doing, source }
+}
+
+/// Three nodes, their certificates, configurations and data in one directory.
+pub struct Cluster {
+    binary: PathBuf,
+    dir: PathBuf,
+    endpoints: Vec<String>,
+    children: Vec<Option<Child>>,
+}
+
+impl Cluster {
+    /// Makes certificates and configurations for three nodes in `dir`; starts nothing.
+    ///
+    /// # Errors
+    /// A port, a file or `polyraft certs` failed.
+    pub fn prepare(binary: &Path, dir: &Path) -> Result<Self, ProcessError> {
+        let certs = dir.join("certs");
+        run(binary, &["certs", "init", "--cluster", "kill9", "--dir"], &certs, &[])?;
+        let peers = (0..3).map(|_| free_udp_port()).collect::<Result<Vec<_>, _>>()?;
+        let mut endpoints = Vec::new();
+        for node in 1..=3 {
+            let id = node.to_string();
+            run(binary, &["certs", "issue", "--dir"], &certs, &["--node", &id])?;
+            let client = free_tcp_port()?;
+            let text = configuration(dir, node, &peers, client, free_tcp_port()?);
+            std::fs::write(dir.join(format!("node-{node}.toml")), text)
+                .map_err(io("writing a configuration"))?;
+            endpoints.push(format!("http://127.0.0.1:{client}"));
+        }
+        let children = (0..3).map(|_| None).collect();
+        Ok(Self { binary: binary.into(), dir: dir.into(), endpoints, children })
+    }
+
+    /// Where clients reach the nodes.
+    pub fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    /// Starts node `at`, counted from 0.
+    ///
+    /// # Errors
+    /// The process cannot be started.
+    pub fn start(&mut self, at: usize) -> Result<(), ProcessError> {
+        let config = self.dir.join(format!("node-{}.toml", at + 1));
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(self.output_path(at))
+            .map_err(io("opening a node's output"))?;
+        let errors = output.try_clone().map_err(io("opening a node's output"))?;
+        let child = Command::new(&self.binary)
+            .args(["node", "--config"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .spawn()
+            .map_err(io("starting a node"))?;
+        self.children[at] = Some(child);
+        Ok(())
+    }
+
+    /// Kills node `at` with SIGKILL, and proves it.
+    ///
+    /// # Errors
+    /// It had ended by itself.
+    pub fn kill(&mut self, at: usize) -> Result<(), ProcessError> {
+        self.expect_alive(at)?;
+        let Some(mut child) = self.children[at].take() else { return Ok(()) };
+        child.kill().map_err(io("killing a node"))?;
+        let status = child.wait().map_err(io("waiting for a killed node"))?;
+        match status.signal() {
+            Some(SIGKILL) => Ok(()),
+            _ => Err(ProcessError::NotKilled { node: at + 1, status }),
+        }
+    }
+
+    /// Waits until node `at` serves a linearizable read.
+    ///
+    /// # Errors
+    /// It ended, or served none in time.
+    pub async fn wait_until_serving(&mut self, at: usize) -> Result<(), ProcessError> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            self.expect_alive(at)?;
+            let served = match connect(&self.endpoints[at]).await {
+                Ok(mut client) => client.get("probe", None).await.map(drop),
+                Err(error) => Err(error),
+            };
+            match served {
+                Ok(()) => return Ok(()),
+                Err(_) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(error) => {
+                    let (node, output) = (at + 1, self.output(at));
+                    return Err(ProcessError::NotServing { node, last: error.to_string(), output });
+                }
+            }
+        }
+    }
+
+    fn expect_alive(&mut self, at: usize) -> Result<(), ProcessError> {
+        let Some(child) = &mut self.children[at] else { return Ok(()) };
+        match child.try_wait().map_err(io("asking after a node"))? {
+            None => Ok(()),
+            Some(status) => {
+                Err(ProcessError::Ended { node: at + 1, status, output: self.output(at) })
+            }
+        }
+    }
+
+    fn output_path(&self, at: usize) -> PathBuf {
+        self.dir.join(format!("node-{}.log", at + 1))
+    }
+
+    /// The end of a node's output, for a person.
+    fn output(&self, at: usize) -> String {
+        let text = std::fs::read_to_string(self.output_path(at)).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().flatten() {
+            // It may have ended already; there is nobody left to tell.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Runs the binary's `before` + `path` + `after` to its end.
+fn run(binary: &Path, before: &[&str], path: &Path, after: &[&str]) -> Result<(), ProcessError> {
+    let mut command = Command::new(binary);
+    command.args(before).arg(path).args(after).stdin(Stdio::null());
+    let status = command.status().map_err(io("running polyraft certs"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(ProcessError::Certificates { command: format!("{command:?}") })
+    }
+}
+
+/// A UDP port that nobody uses at the moment.
+fn free_udp_port() -> Result<u16, ProcessError> {
+    let socket = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    Ok(socket.map_err(io("finding a UDP port"))?.port())
+}
+
+/// A TCP port that nobody uses at the moment.
+fn free_tcp_port() -> Result<u16, ProcessError> {
+    let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    Ok(listener.map_err(io("finding a TCP port"))?.port())
+}
+
+/// One node's configuration file.
+fn configuration(dir: &Path, node: usize, peers: &[u16], client: u16, admin: u16) -> String {
+    let listed = peers
+        .iter()
+        .zip(1..)
+        .map(|(port, id)| format!("{{ id = {id}, address = \"127.0.0.1:{port}\" }}"));
+    let certs = dir.join("certs");
+    let path = |path: PathBuf| format!("{:?}", path.to_string_lossy());
+    format!(
+        "node_id = {node}\n\
+         data_dir = {}\n\
+         listen = \"127.0.0.1:{}\"\n\
+         [tls]\n\
+         ca = {}\n\
+         cert = {}\n\
+         key = {}\n\
+         [cluster]\n\
+         name = \"kill9\"\n\
+         profile = \"lan\"\n\
+         nodes = [{}]\n\
+         [[cluster.groups]]\n\
+         id = 1\n\
+         name = \"default\"\n\
+         [server]\n\
+         client_listen = \"127.0.0.1:{client}\"\n\
+         admin_listen = \"127.0.0.1:{admin}\"\n",
+        path(dir.join(format!("data-{node}"))),
+        peers[node - 1],
+        path(certs.join("ca.pem")),
+        path(certs.join(format!("node-{node}.pem"))),
+        path(certs.join(format!("node-{node}.key"))),
+        listed.collect::<Vec<_>>().join(", "),
+    )
+}
