@@ -126,6 +126,7 @@ impl Default for LogWriterConfig {
 }
 
 /// What waits, in order of arrival.
+#[expect(clippy::large_enum_variant, reason = "nearly all are appends; a box each would cost more")]
 enum Queued {
     Append(GroupAppend, Acknowledge),
     Restore(Restore),
