@@ -131,9 +131,10 @@ pub struct LogWriterConfig {
     pub commit_bytes_max: usize,
     /// Pause before a commit is tried again on a full disk.
     pub full_retry: Duration,
-    /// Under constant load, commits between two pieces of garbage collection; between two loads as
-    /// many as there are. More costs throughput; less lets the journal outgrow its cap.
-    pub commits_per_collection: u64,
+    /// Under constant load, bytes written between two pieces of garbage collection, each commit
+    /// counting as a 64th at least; when idle there are as many pieces as it takes. More costs
+    /// throughput; less than a piece collects lets the journal outgrow its cap.
+    pub collection_bytes: u64,
 }
 
 impl Default for LogWriterConfig {
@@ -141,10 +142,13 @@ impl Default for LogWriterConfig {
         Self {
             commit_bytes_max: 4 << 20,
             full_retry: Duration::from_millis(200),
-            commits_per_collection: 8,
+            collection_bytes: 1 << 20,
         }
     }
 }
+
+/// Between two pieces of garbage collection while there is nothing else to do.
+const COLLECTION_PAUSE: Duration = Duration::from_millis(1);
 
 /// What waits, in order of arrival.
 #[expect(clippy::large_enum_variant, reason = "nearly all are appends; a box each would cost more")]
@@ -188,7 +192,8 @@ pub struct LogWriter {
     mode: Mode,
     flush_notified: bool,
     garbage_notified: bool,
-    commits_since_collection: u64,
+    /// Bytes written that no garbage collection has followed yet.
+    uncollected_bytes: u64,
     _guard: DownGuard,
 }
 
@@ -208,7 +213,7 @@ impl LogWriter {
             mode: Mode::Writing,
             flush_notified: false,
             garbage_notified: false,
-            commits_since_collection: 0,
+            uncollected_bytes: 0,
             _guard: guard,
         }
     }
@@ -261,7 +266,7 @@ impl LogWriter {
         let took = self.ports.progress.commit_ended(self.ports.clock.now(), self.queue.len());
         match result {
             Ok(stats) => {
-                self.commits_since_collection += 1;
+                self.uncollected_bytes += stats.bytes.max(self.config.collection_bytes / 64);
                 record_commit(stats, took, appends.len(), self.queue.len());
                 acknowledge_all(&appends, acknowledgements);
             }
@@ -344,19 +349,25 @@ impl LogWriter {
         }
     }
 
-    fn notify_garbage(&mut self, ctx: &mut Context<Self>) {
+    fn is_collection_overdue(&self) -> bool {
+        self.uncollected_bytes >= self.config.collection_bytes
+    }
+
+    /// After a pause, so that appends come first and the thread is not held.
+    fn collect_when_idle(&mut self, ctx: &mut Context<Self>) {
         if self.mode == Mode::Writing && !self.garbage_notified {
             self.garbage_notified = true;
-            ctx.notify(CollectGarbage);
+            ctx.notify_later(CollectGarbage, COLLECTION_PAUSE);
         }
     }
 
-    /// Returns to the mailbox after one piece, however much garbage there is.
+    /// One bounded piece, however much garbage there is.
     fn collect_one_piece(&mut self, ctx: &mut Context<Self>) {
-        self.commits_since_collection = 0;
+        self.uncollected_bytes =
+            self.uncollected_bytes.saturating_sub(self.config.collection_bytes);
         match self.store.collect_garbage() {
-            Ok(true) => self.notify_garbage(ctx),
-            Ok(false) => {}
+            Ok(true) => self.collect_when_idle(ctx),
+            Ok(false) => self.uncollected_bytes = 0,
             // Collecting needs a little room itself; the next commit finds out and waits.
             Err(StorageError::Full { what }) => tracing::warn!(what, "no room to collect garbage"),
             Err(error) => self.poison(error),
@@ -466,10 +477,13 @@ impl Handler<Flush> for LogWriter {
         if self.mode == Mode::Writing {
             self.serve_restores();
         }
+        if self.mode == Mode::Writing && self.is_collection_overdue() {
+            self.collect_one_piece(ctx);
+        }
         if !self.queue.is_empty() {
             self.notify_flush(ctx);
         }
-        self.notify_garbage(ctx);
+        self.collect_when_idle(ctx);
     }
 }
 
@@ -478,8 +492,7 @@ impl Handler<CollectGarbage> for LogWriter {
 
     fn handle(&mut self, _: CollectGarbage, ctx: &mut Self::Context) {
         self.garbage_notified = false;
-        let overdue = self.commits_since_collection >= self.config.commits_per_collection;
-        if self.mode == Mode::Writing && (overdue || self.queue.is_empty()) {
+        if self.mode == Mode::Writing && self.queue.is_empty() {
             self.collect_one_piece(ctx);
         }
     }
