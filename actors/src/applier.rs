@@ -50,7 +50,8 @@ pub struct Apply {
     pub entries: Vec<CommittedEntry>,
 }
 
-/// Fact from the applier to the group, one per slice and one per flush.
+/// Fact from the applier to the group: once when the state is open, then at most one per slice and
+/// one per flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
     /// The group.
@@ -188,6 +189,7 @@ pub struct Applier {
     last: LogIndex,
     buffered_bytes: usize,
     flush: FlushProgress,
+    reported: Option<Applied>,
     _guard: DownGuard,
 }
 
@@ -217,6 +219,7 @@ impl Applier {
             last: applied,
             buffered_bytes: 0,
             flush: FlushProgress::default(),
+            reported: None,
             _guard: guard,
         }
     }
@@ -320,7 +323,8 @@ impl Applier {
         }
     }
 
-    fn report(&self) {
+    /// Tells the group, unless nothing has changed: a slice may have answered queries only.
+    fn report(&mut self) {
         let applied = Applied {
             group: self.group,
             incarnation: self.incarnation,
@@ -329,7 +333,9 @@ impl Applier {
             backlog_entries: self.backlog.entries.len(),
             backlog_bytes: self.backlog.bytes,
         };
-        deliver_fact(&self.ports.applied, applied);
+        if self.reported.replace(applied) != Some(applied) {
+            deliver_fact(&self.ports.applied, applied);
+        }
     }
 
     /// The end of applying: what waits is answered, the half-applied state is dropped.

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use polyraft_core::ids::{GroupId, Incarnation, LogIndex, ReadyNumber};
-use polyraft_core::ports::{GroupAppend, LogStore, RestoredLog, StorageError};
+use polyraft_core::ports::{CommitStats, GroupAppend, LogStore, RestoredLog, StorageError};
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
@@ -30,7 +30,16 @@ use crate::guard::{DownGuard, killable};
 use crate::log_writer_progress::LogWriterProgress;
 use crate::mailbox::{deliver_fact, messages};
 
-messages!(Append, AppendPersisted, CreateGroup, Restore, StorageFailed, Flush, CollectGarbage);
+messages!(
+    Append,
+    AppendPersisted,
+    CreateGroup,
+    Restore,
+    StorageFailed,
+    GroupRefused,
+    Flush,
+    CollectGarbage
+);
 
 /// Command from a group: make one ready durable. A fact by its credits: a group has a bounded
 /// number of unpersisted readies, so the mailbox cannot fill.
@@ -62,7 +71,7 @@ pub struct AppendPersisted {
 pub struct CreateGroup {
     /// With `create` set; usually also the first hard state and configuration.
     pub append: GroupAppend,
-    /// Answered after the sync; dropped if the writer dies first.
+    /// Answered after the sync; dropped if the writer dies first or the store refuses the group.
     pub reply: oneshot::Sender<Result<(), StorageError>>,
 }
 
@@ -97,6 +106,17 @@ pub struct StorageFailed {
     pub error: StorageError,
 }
 
+/// Fact from the log writer to the supervisor: the store refuses this group, which must be
+/// quarantined; the others are unaffected. At most one per commit, and one group's appends are
+/// bounded by its credits.
+#[derive(Debug)]
+pub struct GroupRefused {
+    /// The group.
+    pub group: GroupId,
+    /// Why: its log is corrupt, or is not here.
+    pub error: StorageError,
+}
+
 /// To itself: commit what is queued.
 struct Flush;
 
@@ -111,8 +131,10 @@ pub struct LogWriterConfig {
     pub commit_bytes_max: usize,
     /// Pause before a commit is tried again on a full disk.
     pub full_retry: Duration,
-    /// Under constant load, commits between two pieces of garbage collection.
-    pub commits_per_collection: u64,
+    /// Under constant load, bytes written between two pieces of garbage collection, each commit
+    /// counting as a 64th at least; when idle there are as many pieces as it takes. More costs
+    /// throughput; less than a piece collects lets the journal outgrow its cap.
+    pub collection_bytes: u64,
 }
 
 impl Default for LogWriterConfig {
@@ -120,12 +142,16 @@ impl Default for LogWriterConfig {
         Self {
             commit_bytes_max: 4 << 20,
             full_retry: Duration::from_millis(200),
-            commits_per_collection: 64,
+            collection_bytes: 1 << 20,
         }
     }
 }
 
+/// Between two pieces of garbage collection while there is nothing else to do.
+const COLLECTION_PAUSE: Duration = Duration::from_millis(1);
+
 /// What waits, in order of arrival.
+#[expect(clippy::large_enum_variant, reason = "nearly all are appends; a box each would cost more")]
 enum Queued {
     Append(GroupAppend, Acknowledge),
     Restore(Restore),
@@ -145,42 +171,49 @@ enum Mode {
     Poisoned,
 }
 
+/// Whom the log writer works with.
+pub struct LogWriterPorts {
+    /// Measures commits.
+    pub clock: Arc<dyn Clock>,
+    /// Where its progress is published.
+    pub progress: Arc<LogWriterProgress>,
+    /// Who stops the process.
+    pub failed: Recipient<StorageFailed>,
+    /// Who quarantines a group.
+    pub refused: Recipient<GroupRefused>,
+}
+
 /// The actor.
 pub struct LogWriter {
     store: Box<dyn LogStore>,
     config: LogWriterConfig,
-    clock: Arc<dyn Clock>,
-    progress: Arc<LogWriterProgress>,
-    failed: Recipient<StorageFailed>,
+    ports: LogWriterPorts,
     queue: VecDeque<Queued>,
     mode: Mode,
     flush_notified: bool,
     garbage_notified: bool,
-    commits_since_collection: u64,
+    /// Bytes written that no garbage collection has followed yet.
+    uncollected_bytes: u64,
     _guard: DownGuard,
 }
 
 impl LogWriter {
-    /// A writer that owns `store` and reports failure to `failed`.
+    /// A writer that owns `store`.
     pub fn new(
         store: Box<dyn LogStore>,
         config: LogWriterConfig,
-        clock: Arc<dyn Clock>,
-        progress: Arc<LogWriterProgress>,
-        failed: Recipient<StorageFailed>,
+        ports: LogWriterPorts,
         guard: DownGuard,
     ) -> Self {
         Self {
             store,
             config,
-            clock,
-            progress,
-            failed,
+            ports,
             queue: VecDeque::new(),
             mode: Mode::Writing,
             flush_notified: false,
             garbage_notified: false,
-            commits_since_collection: 0,
+            uncollected_bytes: 0,
             _guard: guard,
         }
     }
@@ -226,28 +259,40 @@ impl LogWriter {
         if appends.is_empty() {
             return;
         }
-        self.progress.commit_started(self.clock.now(), self.queue.len() + appends.len());
+        self.ports
+            .progress
+            .commit_started(self.ports.clock.now(), self.queue.len() + appends.len());
         let result = self.store.commit(&appends);
-        let took = self.progress.commit_ended(self.clock.now(), self.queue.len());
+        let took = self.ports.progress.commit_ended(self.ports.clock.now(), self.queue.len());
         match result {
             Ok(stats) => {
-                metrics::histogram!("polyraft_log_commit_duration_seconds").record(took);
-                metrics::histogram!("polyraft_log_commit_appends").record(appends.len() as f64);
-                metrics::counter!("polyraft_log_commit_bytes_total").increment(stats.bytes);
-                metrics::counter!("polyraft_log_commit_entries_total").increment(stats.entries);
-                metrics::gauge!("polyraft_log_queue_appends").set(self.queue.len() as f64);
-                self.commits_since_collection += 1;
+                self.uncollected_bytes += stats.bytes.max(self.config.collection_bytes / 64);
+                record_commit(stats, took, appends.len(), self.queue.len());
                 acknowledge_all(&appends, acknowledgements);
             }
             Err(StorageError::Full { what }) => {
                 self.put_back(appends, acknowledgements);
                 self.retry_when_not_full(&what, ctx);
             }
-            Err(error) => {
-                refuse_all(acknowledgements);
-                self.poison(error);
-            }
+            Err(error) => match refused_group(&error) {
+                Some(group) => {
+                    self.put_back(appends, acknowledgements);
+                    self.refuse_group(group, error);
+                }
+                None => {
+                    refuse_all(acknowledgements);
+                    self.poison(error);
+                }
+            },
         }
+    }
+
+    /// The store checks a batch before it writes any of it; the batch is tried again without the
+    /// group that it stumbled over. Should it have been poisoned after all, that attempt says so.
+    fn refuse_group(&mut self, group: GroupId, error: StorageError) {
+        tracing::error!(%group, %error, "the log refuses this group");
+        self.queue.retain(|queued| !matches!(queued, Queued::Append(a, _) if a.group == group));
+        deliver_fact(&self.ports.refused, GroupRefused { group, error });
     }
 
     fn put_back(&mut self, appends: Vec<GroupAppend>, acknowledgements: Vec<Acknowledge>) {
@@ -257,14 +302,14 @@ impl LogWriter {
     }
 
     fn retry_when_not_full(&mut self, what: &str, ctx: &mut Context<Self>) {
-        if !self.progress.is_full() {
+        if !self.ports.progress.is_full() {
             tracing::error!(
                 what,
                 "the log is full: this node acknowledges nothing until it is not"
             );
         }
         self.mode = Mode::Full;
-        self.progress.set_full(true);
+        self.ports.progress.set_full(true);
         metrics::gauge!("polyraft_log_full").set(1.0);
         ctx.run_later(self.config.full_retry, |writer, ctx| {
             if writer.mode == Mode::Full {
@@ -276,10 +321,10 @@ impl LogWriter {
         });
     }
 
-    fn leave_full(&mut self) {
-        if self.mode == Mode::Writing && self.progress.is_full() {
+    fn leave_full(&self) {
+        if self.mode == Mode::Writing && self.ports.progress.is_full() {
             tracing::info!("the log has room again");
-            self.progress.set_full(false);
+            self.ports.progress.set_full(false);
             metrics::gauge!("polyraft_log_full").set(0.0);
         }
     }
@@ -288,9 +333,9 @@ impl LogWriter {
     fn poison(&mut self, error: StorageError) {
         tracing::error!(%error, "the log failed: nothing is acknowledged any more");
         self.mode = Mode::Poisoned;
-        self.progress.set_poisoned();
+        self.ports.progress.set_poisoned();
         self.queue.drain(..).for_each(refuse);
-        deliver_fact(&self.failed, StorageFailed { store: StoreKind::Log, error });
+        deliver_fact(&self.ports.failed, StorageFailed { store: StoreKind::Log, error });
     }
 
     fn serve_restores(&mut self) {
@@ -304,24 +349,48 @@ impl LogWriter {
         }
     }
 
-    fn notify_garbage(&mut self, ctx: &mut Context<Self>) {
+    fn is_collection_overdue(&self) -> bool {
+        self.uncollected_bytes >= self.config.collection_bytes
+    }
+
+    /// After a pause, so that appends come first and the thread is not held.
+    fn collect_when_idle(&mut self, ctx: &mut Context<Self>) {
         if self.mode == Mode::Writing && !self.garbage_notified {
             self.garbage_notified = true;
-            ctx.notify(CollectGarbage);
+            ctx.notify_later(CollectGarbage, COLLECTION_PAUSE);
         }
     }
 
-    /// Returns to the mailbox after one piece, however much garbage there is.
+    /// One bounded piece, however much garbage there is.
     fn collect_one_piece(&mut self, ctx: &mut Context<Self>) {
-        self.commits_since_collection = 0;
+        self.uncollected_bytes =
+            self.uncollected_bytes.saturating_sub(self.config.collection_bytes);
         match self.store.collect_garbage() {
-            Ok(true) => self.notify_garbage(ctx),
-            Ok(false) => {}
+            Ok(true) => self.collect_when_idle(ctx),
+            Ok(false) => self.uncollected_bytes = 0,
             // Collecting needs a little room itself; the next commit finds out and waits.
             Err(StorageError::Full { what }) => tracing::warn!(what, "no room to collect garbage"),
             Err(error) => self.poison(error),
         }
     }
+}
+
+/// The one group that an error is about.
+fn refused_group(error: &StorageError) -> Option<GroupId> {
+    match error {
+        StorageError::UnknownGroup { group }
+        | StorageError::Compacted { group, .. }
+        | StorageError::Corrupt { group, .. } => Some(*group),
+        _ => None,
+    }
+}
+
+fn record_commit(stats: CommitStats, took: Duration, width: usize, waiting: usize) {
+    metrics::histogram!("polyraft_log_commit_duration_seconds").record(took);
+    metrics::histogram!("polyraft_log_commit_appends").record(width as f64);
+    metrics::counter!("polyraft_log_commit_bytes_total").increment(stats.bytes);
+    metrics::counter!("polyraft_log_commit_entries_total").increment(stats.entries);
+    metrics::gauge!("polyraft_log_queue_appends").set(waiting as f64);
 }
 
 /// One fact per group and life, with the highest number; creators one by one.
@@ -408,10 +477,13 @@ impl Handler<Flush> for LogWriter {
         if self.mode == Mode::Writing {
             self.serve_restores();
         }
+        if self.mode == Mode::Writing && self.is_collection_overdue() {
+            self.collect_one_piece(ctx);
+        }
         if !self.queue.is_empty() {
             self.notify_flush(ctx);
         }
-        self.notify_garbage(ctx);
+        self.collect_when_idle(ctx);
     }
 }
 
@@ -420,8 +492,7 @@ impl Handler<CollectGarbage> for LogWriter {
 
     fn handle(&mut self, _: CollectGarbage, ctx: &mut Self::Context) {
         self.garbage_notified = false;
-        let overdue = self.commits_since_collection >= self.config.commits_per_collection;
-        if self.mode == Mode::Writing && (overdue || self.queue.is_empty()) {
+        if self.mode == Mode::Writing && self.queue.is_empty() {
             self.collect_one_piece(ctx);
         }
     }

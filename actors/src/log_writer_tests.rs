@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use polyraft_core::entry::{CompactionPoint, Configuration, HardState, LogEntry};
 use polyraft_core::ids::{ReplicaId, Term};
-use polyraft_core::ports::{CommitStats, GroupIdentity, LogReader};
+use polyraft_core::ports::{GroupIdentity, LogReader};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
@@ -17,6 +17,7 @@ use crate::testing::{Probe, guard, paused};
 enum Answer {
     Full,
     Fail,
+    Corrupt(GroupId),
 }
 
 /// A log in memory. `gate`, if set, holds every commit until the test sends a unit.
@@ -53,6 +54,9 @@ impl LogStore for FakeLog {
             Some(Answer::Fail) => {
                 let source = std::io::Error::from_raw_os_error(5).into();
                 return Err(StorageError::Io { doing: "sync", source });
+            }
+            Some(Answer::Corrupt(group)) => {
+                return Err(StorageError::Corrupt { group, what: "test".into() });
             }
             None => {}
         }
@@ -101,6 +105,7 @@ struct Bench {
     done: Recipient<AppendPersisted>,
     persisted: UnboundedReceiver<AppendPersisted>,
     failed: UnboundedReceiver<StorageFailed>,
+    refused: UnboundedReceiver<GroupRefused>,
 }
 
 const GROUP: GroupId = GroupId::new(1);
@@ -110,14 +115,17 @@ impl Bench {
     fn start_on(arbiter: &ArbiterHandle, config: LogWriterConfig) -> Self {
         let (log, progress) = (FakeLog::default(), Arc::<LogWriterProgress>::default());
         let (done, persisted) = Probe::start();
-        let (to, failed) = Probe::start();
+        let (failed_to, failed) = Probe::start();
+        let (refused_to, refused) = Probe::start();
         let (store, shown, guard) = (log.clone(), progress.clone(), guard(ActorKind::LogWriter));
         let writer = LogWriter::start_in_arbiter(arbiter, move |ctx| {
             ctx.set_mailbox_capacity(1_024);
             let clock = Arc::new(SystemClock::start());
-            LogWriter::new(Box::new(store), config, clock, shown, to, guard)
+            let ports =
+                LogWriterPorts { clock, progress: shown, failed: failed_to, refused: refused_to };
+            LogWriter::new(Box::new(store), config, ports, guard)
         });
-        Self { log, writer, progress, done, persisted, failed }
+        Self { log, writer, progress, done, persisted, failed, refused }
     }
 
     fn start() -> Self {
@@ -287,7 +295,8 @@ fn garbage_is_collected_piece_by_piece_when_idle() {
         bench.append(1, 1).await;
         bench.persisted().await;
         while bench.log.disk().garbage > 0 {
-            tokio::task::yield_now().await;
+            // Virtual time has to pass, a piece per pause.
+            tokio::time::sleep(COLLECTION_PAUSE).await;
         }
         assert_eq!(bench.log.disk().collected, 10);
     });
@@ -302,5 +311,43 @@ fn a_creator_is_told_after_the_sync() {
         bench.writer.send(CreateGroup { append, reply }).await.expect("the writer runs");
         created.await.expect("answered").expect("durable");
         assert_eq!(bench.log.disk().commits.len(), 1);
+    });
+}
+
+/// Goal: one group's corruption stops neither its siblings nor the process.
+#[test]
+fn a_refused_group_is_dropped_from_its_batch() {
+    paused(async {
+        let mut bench = Bench::start();
+        bench.log.disk().script.push_back(Answer::Corrupt(GroupId::new(2)));
+        futures_join((1..=3).map(|group| bench.append(group, 1))).await;
+        assert_eq!(bench.refused.recv().await.expect("reported").group, GroupId::new(2));
+        assert_eq!(bench.persisted().await, (1, 1));
+        assert_eq!(bench.persisted().await, (3, 1));
+        assert!(bench.persisted.try_recv().is_err());
+        assert!(bench.failed.try_recv().is_err());
+        assert!(!bench.progress.is_poisoned());
+    });
+}
+
+/// Goal: the journal cannot outgrow its cap because the writer is never idle. Method: one append per
+/// commit and all of them queued from the start.
+#[test]
+fn garbage_is_collected_under_constant_load() {
+    paused(async {
+        let config = LogWriterConfig { commit_bytes_max: 1, ..LogWriterConfig::default() };
+        let mut bench = Bench::start_on(&Arbiter::current(), config);
+        bench.log.disk().garbage = usize::MAX;
+        futures_join((1..=640).map(|group| bench.append(group, 1))).await;
+        let mut at_half = 0;
+        for group in 1..=640 {
+            bench.persisted().await;
+            if group == 320 {
+                at_half = bench.log.disk().collected;
+            }
+        }
+        assert_eq!(bench.log.disk().commits.len(), 640);
+        assert!(at_half >= 1, "nothing was collected before the queue was empty");
+        assert!(bench.log.disk().collected >= 9);
     });
 }
