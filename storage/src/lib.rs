@@ -18,6 +18,8 @@ mod journal_gc;
 mod journal_index;
 mod journal_meta;
 mod journal_record;
+#[cfg(test)]
+mod journal_tests;
 pub mod lmdb;
 pub mod memory;
 pub mod state_store;
