@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use polyraft_core::entry::{CompactionPoint, Configuration, EntryKind, HardState, LogEntry, Member};
+use polyraft_core::entry::{
+    CompactionPoint, Configuration, EntryKind, HardState, LogEntry, Member,
+};
 use polyraft_core::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 use polyraft_core::ports::{GroupAppend, GroupIdentity, LogStore, StorageError};
 use proptest::prelude::*;
@@ -176,7 +178,10 @@ fn changes() -> impl Strategy<Value = Change> {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let commit = prop::collection::vec((1u64..4, changes()), 1..5).prop_map(Step::Commit);
-    prop::collection::vec(prop_oneof![6 => commit, 5 => Just(Step::Collect), 1 => Just(Step::Reopen)], 1..60)
+    prop::collection::vec(
+        prop_oneof![6 => commit, 5 => Just(Step::Collect), 1 => Just(Step::Reopen)],
+        1..60,
+    )
 }
 
 /// Turns a change into an append that is valid for the model as it stands.
@@ -357,7 +362,9 @@ fn garbage_collection_keeps_what_a_lagging_group_needs() {
         journal.collect_garbage().unwrap();
     }
     collect_all(&mut journal);
-    assert!(table.rows(JOURNAL).len() < 20 && table.rows(JOURNAL)[0].0 > 100u64.to_be_bytes().to_vec());
+    assert!(
+        table.rows(JOURNAL).len() < 20 && table.rows(JOURNAL)[0].0 > 100u64.to_be_bytes().to_vec()
+    );
     let reader = journal.reader();
     for journal in [&journal, &open(&table)] {
         assert_eq!(indexes(journal, 1), [(1, 1), (2, 1), (3, 1), (4, 1)]);
@@ -449,7 +456,10 @@ fn damaged_groups<T: TableStore>(journal: &Journal<T>, groups: u64, intact: &Mod
         match journal.restore(group(raw), LogIndex::ZERO) {
             Ok(restored) => {
                 let expected = &intact[&raw];
-                assert_eq!(restored.entries, expected.entries.values().cloned().collect::<Vec<_>>());
+                assert_eq!(
+                    restored.entries,
+                    expected.entries.values().cloned().collect::<Vec<_>>()
+                );
                 assert_eq!(restored.hard_state, expected.hard_state);
                 assert_eq!(restored.configuration, expected.configuration);
                 assert_eq!(Some(restored.identity), expected.identity);
