@@ -11,6 +11,8 @@
 //!
 //! Promise: `Ok` means durable; default sync flags only (ST-3). Checksums on everything (ST-7).
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod field_reader;
 pub mod identity;
 pub mod journal;
