@@ -112,9 +112,9 @@ fn flushing_again_or_late_changes_nothing_and_full_is_no_poison() {
     apply(&mut *state, 1, &[("a", Some("1"))]);
     let first = state.freeze().unwrap();
     disk.set_full(true);
-    assert!(matches!(store.flush(&[first.clone()]), Err(StorageError::Full { .. })));
+    assert!(matches!(store.flush(std::slice::from_ref(&first)), Err(StorageError::Full { .. })));
     disk.set_full(false);
-    store.flush(&[first.clone()]).unwrap();
+    store.flush(std::slice::from_ref(&first)).unwrap();
     state.flushed();
     apply(&mut *state, 2, &[("a", Some("2"))]);
     flush(&store, &mut *state);
