@@ -114,7 +114,8 @@ pub fn claim(
     cluster: &str,
     node: NodeId,
 ) -> Result<(DirectoryLock, DataIdentity), IdentityError> {
-    let is_name = (1..=CLUSTER_BYTES_MAX).contains(&cluster.len()) && !cluster.contains(['\n', '\r']);
+    let is_name =
+        (1..=CLUSTER_BYTES_MAX).contains(&cluster.len()) && !cluster.contains(['\n', '\r']);
     if !is_name || node.get() == 0 {
         return Err(IdentityError::Invalid { cluster: cluster.into(), node });
     }

@@ -127,7 +127,8 @@ impl<T: TableStore> Journal<T> {
     /// The quarantined groups and why, ascending.
     pub fn quarantined(&self) -> Vec<(GroupId, String)> {
         let index = self.shared.index();
-        let damaged = index.groups.iter().filter_map(|(id, group)| Some((id, group.damage.clone()?)));
+        let damaged =
+            index.groups.iter().filter_map(|(id, group)| Some((id, group.damage.clone()?)));
         damaged.map(|(id, reason)| (*id, reason)).collect()
     }
 
@@ -147,7 +148,10 @@ impl<T: TableStore> Journal<T> {
         result
     }
 
-    fn commit_record(&mut self, plan: &[(&GroupAppend, bool)]) -> Result<CommitStats, StorageError> {
+    fn commit_record(
+        &mut self,
+        plan: &[(&GroupAppend, bool)],
+    ) -> Result<CommitStats, StorageError> {
         let sequence = self.next_sequence;
         let mut record = std::mem::take(&mut self.buffer);
         let blocks = encode_record(&mut record, sequence, plan);
@@ -343,7 +347,11 @@ fn check_entries(append: &GroupAppend, shape: &LogShape) {
     );
     for (offset, entry) in append.entries.iter().enumerate() {
         let expected = first.get() + offset as u64;
-        assert!(entry.index.get() == expected, "group {group}: entry {} after {expected}", entry.index);
+        assert!(
+            entry.index.get() == expected,
+            "group {group}: entry {} after {expected}",
+            entry.index
+        );
     }
 }
 
@@ -457,11 +465,7 @@ pub(crate) fn cold_value(raw: RawEntry<'_>) -> Vec<u8> {
     value
 }
 
-fn cold_entry<'a>(
-    group: GroupId,
-    key: &[u8],
-    value: &'a [u8],
-) -> Result<RawEntry<'a>, Malformed> {
+fn cold_entry<'a>(group: GroupId, key: &[u8], value: &'a [u8]) -> Result<RawEntry<'a>, Malformed> {
     let index = key.get(8..).and_then(|index| index.try_into().ok()).map(u64::from_be_bytes);
     let index = LogIndex::new(index.ok_or(Malformed("cold row key"))?);
     match value.split_first() {

@@ -11,6 +11,8 @@
 //!
 //! Promise: `Ok` means durable; default sync flags only (ST-3). Checksums on everything (ST-7).
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod field_reader;
 pub mod identity;
 pub mod journal;
@@ -18,9 +20,13 @@ mod journal_gc;
 mod journal_index;
 mod journal_meta;
 mod journal_record;
+#[cfg(test)]
+mod journal_tests;
 pub mod lmdb;
 pub mod memory;
 pub mod state_store;
+#[cfg(test)]
+mod state_tests;
 pub mod table;
 mod write_buffer;
 
@@ -50,7 +56,11 @@ pub struct StorageOptions {
 impl StorageOptions {
     /// Limits that tests reach.
     pub fn tiny() -> Self {
-        Self { log: LmdbOptions::tiny(), state: LmdbOptions::tiny(), journal: JournalOptions::tiny() }
+        Self {
+            log: LmdbOptions::tiny(),
+            state: LmdbOptions::tiny(),
+            journal: JournalOptions::tiny(),
+        }
     }
 }
 
@@ -145,5 +155,28 @@ impl Storage<MemoryTable> {
         let journal = Journal::open(disks.log.clone(), options.clone())?;
         let state = Arc::new(TableStateStore::new(disks.state.clone()));
         Ok(Self { journal, state, identity })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_opens_once_and_again_after_it_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |cluster, node| {
+            Storage::open(dir.path(), &StorageOptions::tiny(), cluster, NodeId::new(node))
+        };
+        let first = open("blue", 1).unwrap();
+        assert_eq!(first.identity.incarnation, 1);
+        let reader = polyraft_core::ports::LogStore::reader(&first.journal);
+        drop(first);
+        let second = open("blue", 1);
+        assert!(matches!(second, Err(OpenError::Identity(IdentityError::Locked { .. }))));
+        drop(reader);
+        let other = open("blue", 2);
+        assert!(matches!(other, Err(OpenError::Identity(IdentityError::NodeMismatch { .. }))));
+        assert_eq!(open("blue", 1).unwrap().identity.incarnation, 2);
     }
 }

@@ -42,6 +42,9 @@ const PAGE_BYTES: u64 = 4096;
 const GROW_ATTEMPTS: u32 = 2_000;
 const GROW_PAUSE: Duration = Duration::from_millis(1);
 
+/// A table of our own, after the caller's.
+const ADVANCE_TABLE: &str = "advance";
+
 /// How one LMDB environment is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LmdbOptions {
@@ -108,12 +111,13 @@ impl LmdbTable {
         let is_new = !path.join("data.mdb").exists();
         let mut open = EnvOpenOptions::new().read_txn_without_tls();
         open.map_size(options.map_bytes).max_readers(options.readers_max);
+        let tables = [tables, &[ADVANCE_TABLE]].concat();
         open.max_dbs(u32::try_from(tables.len()).expect("a handful of tables"));
         // SAFETY: the map is undefined if its file is changed from outside. The data directory is
         // locked exclusively by its owner, and no flag that weakens LMDB's own locking is set.
         let env = unsafe { open.open(path) }.map_err(|e| failed("opening the environment", e))?;
         let file = env.try_clone_inner_file().map_err(|e| failed("opening the environment", e))?;
-        let rows = create_tables(&env, tables)?;
+        let rows = create_tables(&env, &tables)?;
         let inner = Inner {
             env,
             tables: rows,
@@ -198,6 +202,13 @@ impl LmdbTable {
         }
     }
 
+    /// Commits a transaction of one small row. LMDB reuses pages only two transactions after they
+    /// were freed, so that a write that fails, and is aborted, would fail in the same way for ever.
+    fn advance(&self) -> bool {
+        let id = TableId(self.inner.tables.len() - 1);
+        self.try_write(&mut |write| write.put(id, b"advanced", &[])).is_ok()
+    }
+
     /// Doubles the map, once every transaction inside has left.
     fn grow(&self) -> Result<(), StorageError> {
         for _ in 0..GROW_ATTEMPTS {
@@ -233,11 +244,17 @@ impl TableStore for LmdbTable {
         body: &mut dyn FnMut(&mut dyn TableWrite) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
         self.reserve(size)?;
+        let mut has_advanced = false;
         loop {
             match self.try_write(body) {
                 Ok(()) => return Ok(()),
-                Err(WriteFailure::MapFull) => self.grow()?,
                 Err(WriteFailure::Other(error)) => return Err(error),
+                Err(WriteFailure::MapFull) => match self.grow() {
+                    Err(StorageError::Full { .. }) if !has_advanced && self.advance() => {
+                        has_advanced = true;
+                    }
+                    grown => grown?,
+                },
             }
         }
     }
@@ -384,4 +401,110 @@ fn failed(doing: &'static str, source: heed::Error) -> StorageError {
 
 fn failed_io(doing: &'static str, source: io::Error) -> StorageError {
     StorageError::Io { doing, source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROWS: TableId = TableId(0);
+
+    fn open(dir: &Path, options: &LmdbOptions) -> LmdbTable {
+        LmdbTable::open(dir, &["rows", "more"], options, None).unwrap()
+    }
+
+    fn put(store: &LmdbTable, key: u64, value: &[u8]) -> Result<(), StorageError> {
+        let mut size = WriteSize::default();
+        size.add(&key.to_be_bytes(), value);
+        store.write(size, &mut |write| write.append(ROWS, &key.to_be_bytes(), value))
+    }
+
+    fn keys(store: &LmdbTable) -> Vec<u64> {
+        let mut keys = Vec::new();
+        let visit = &mut |key: &[u8], _: &[u8]| {
+            keys.push(u64::from_be_bytes(key.try_into().unwrap()));
+            true
+        };
+        let read = store.read().unwrap();
+        read.scan(ROWS, Bound::Unbounded, Bound::Unbounded, false, visit).unwrap();
+        keys
+    }
+
+    #[test]
+    fn the_map_grows_by_itself_and_what_was_written_survives() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), &LmdbOptions::tiny());
+        let value = vec![7; 256 << 10];
+        (0..20).for_each(|key| put(&store, key, &value).unwrap());
+        assert!(store.map_bytes() >= 5 << 20);
+        drop(store);
+        let store = open(dir.path(), &LmdbOptions::tiny());
+        assert_eq!(keys(&store), (0..20).collect::<Vec<_>>());
+        assert_eq!(store.read().unwrap().get(ROWS, &3u64.to_be_bytes()).unwrap(), Some(&*value));
+    }
+
+    #[test]
+    fn a_full_map_is_full_loses_nothing_and_recovers_when_rows_are_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = LmdbOptions { map_bytes_max: 2 << 20, ..LmdbOptions::tiny() };
+        let store = open(dir.path(), &options);
+        let value = vec![7; 128 << 10];
+        let written = (0..100).take_while(|key| put(&store, *key, &value).is_ok()).count() as u64;
+        assert!((5..16).contains(&written), "{written}");
+        assert!(matches!(put(&store, 100, &value), Err(StorageError::Full { .. })));
+        assert_eq!(keys(&store), (0..written).collect::<Vec<_>>());
+        let mut delete = |write: &mut dyn TableWrite| {
+            (0..4u64).try_for_each(|key| write.delete(ROWS, &key.to_be_bytes()))
+        };
+        store.write(WriteSize::default(), &mut delete).unwrap();
+        put(&store, 200, &value).unwrap();
+        assert_eq!(keys(&store), (4..written).chain([200]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_error_from_the_body_aborts() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), &LmdbOptions::tiny());
+        let failed = store.write(WriteSize::default(), &mut |write| {
+            write.put(ROWS, b"12345678", b"value")?;
+            Err(StorageError::Poisoned)
+        });
+        assert!(matches!(failed, Err(StorageError::Poisoned)));
+        assert!(keys(&store).is_empty());
+    }
+
+    #[test]
+    fn a_read_within_a_read_does_not_block_growth_for_ever_nor_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), &LmdbOptions::tiny());
+        put(&store, 0, b"first").unwrap();
+        let outer = store.read().unwrap();
+        let writer = store.clone();
+        let (started, wait) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            started.send(()).unwrap();
+            put(&writer, 1, &vec![7; 2 << 20])
+        });
+        wait.recv().unwrap();
+        for _ in 0..1000 {
+            let inner = store.read().unwrap();
+            assert_eq!(inner.get(ROWS, &0u64.to_be_bytes()).unwrap(), Some(&b"first"[..]));
+        }
+        drop(outer);
+        thread.join().unwrap().unwrap();
+        assert_eq!(keys(&store), [0, 1]);
+    }
+
+    #[test]
+    fn presizing_leaves_space_that_later_writes_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let options =
+            LmdbOptions { map_bytes: 64 << 20, presize_bytes: 8 << 20, ..LmdbOptions::tiny() };
+        let store = open(dir.path(), &options);
+        // Pages freed by the transaction just before cannot be used yet.
+        put(&store, 0, b"first").unwrap();
+        let before = store.inner.env.info().last_page_number;
+        (1..16).for_each(|key| put(&store, key, &vec![7; 256 << 10]).unwrap());
+        assert_eq!(store.inner.env.info().last_page_number, before);
+    }
 }

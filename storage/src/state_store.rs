@@ -253,7 +253,8 @@ impl<T: TableStore> State for BufferedState<T> {
         read.scan(STATE, base.from(), base.to(), reverse, &mut |full_key, stored| {
             let key = full_key.get(PREFIX_BYTES..).unwrap_or_default();
             while wants_more {
-                let Some((next, value)) = buffered.next_if(|(next, _)| !is_after(next, key, reverse))
+                let Some((next, value)) =
+                    buffered.next_if(|(next, _)| !is_after(next, key, reverse))
                 else {
                     break;
                 };
@@ -490,4 +491,3 @@ fn applied_crc(group: GroupId, row: &[u8]) -> u32 {
     let crc = crc32c::crc32c_append(crc32c::crc32c(&group.get().to_be_bytes()), &row[..1]);
     crc32c::crc32c_append(crc, row.get(5..).unwrap_or_default())
 }
-
