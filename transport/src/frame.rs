@@ -1,7 +1,9 @@
 //! Frames on a lane's stream: a length, then that many bytes.
 //!
-//!     | length: u32 BE | body: length bytes |     0 <= length <= FRAME_BYTES_MAX
-//!     | 0xFFFF_FFFF    |                          a beat: no body, never delivered
+//! ```text
+//! | length: u32 BE | body: length bytes |     0 <= length <= FRAME_BYTES_MAX
+//! | 0xFFFF_FFFF    |                          a beat: no body, never delivered
+//! ```
 //!
 //! Promise: the length is checked before anything is allocated for it, and memory grows only with
 //! the bytes that have arrived: eight megabytes announced and never sent cost nothing (TR-7).

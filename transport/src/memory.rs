@@ -1,7 +1,9 @@
 //! A network within one process, for tests, simulation and single-process clusters.
 //!
-//!     try_send ─→ [lane queue] ─pump task→ on_frame of the other node
-//!                                  └ cut(from, to): dropped here
+//! ```text
+//! try_send ─→ [lane queue] ─pump task→ on_frame of the other node
+//!                              └ cut(from, to): dropped here
+//! ```
 //!
 //! Promise: the contract of `Transport`, with the same bounds as QUIC. Every task runs on the
 //! runtime that `join` was called on: on one current-thread runtime with paused time, a run repeats

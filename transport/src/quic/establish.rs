@@ -1,7 +1,9 @@
 //! From an authenticated QUIC connection to a link with every lane.
 //!
-//!     each side: open 3 unidirectional streams, each starting | version u8 | lane u8 | boot u64 BE |
-//!                accept 3, one per lane, all of one boot
+//! ```text
+//! each side: open 3 unidirectional streams, each starting | version u8 | lane u8 | boot u64 BE |
+//!            accept 3, one per lane, all of one boot
+//! ```
 //!
 //! A dialler learns only here that its own certificate was accepted: with TLS 1.3 its handshake is
 //! complete before the other side has judged it.

@@ -1,6 +1,8 @@
 //! The tasks that move frames on a connection: one writer and one reader per lane.
 //!
-//!     [queue] ─drain→ encode ─one write→ stream          stream ─chunk→ decode → on_frame
+//! ```text
+//! [queue] ─drain→ encode ─one write→ stream          stream ─chunk→ decode → on_frame
+//! ```
 //!
 //! A receiver that gives a frame back stops its reader; QUIC's flow control then stops the peer's
 //! writer, its queue fills, and its `try_send` answers `Full`. Other lanes do not notice.

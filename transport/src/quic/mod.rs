@@ -1,9 +1,11 @@
 //! The QUIC adapter: one mutually authenticated connection per pair of nodes.
 //!
-//!     QuicTransport ─ Peers ─ Link ─ PeerTask ─┬─ dial ──┐
-//!                                              │         ├→ establish → candidate → tie break
-//!                        Endpoint ─ accept ────┴─────────┘
-//!                                   live connection: 3 lanes × (writer, reader)
+//! ```text
+//! QuicTransport ─ Peers ─ Link ─ PeerTask ─┬─ dial ──┐
+//!                                          │         ├→ establish → candidate → tie break
+//!                    Endpoint ─ accept ────┴─────────┘
+//!                               live connection: 3 lanes × (writer, reader)
+//! ```
 //!
 //! Promise: listening precedes dialling; an absent peer fails nothing; whichever side dials, one
 //! connection remains; nothing is delivered from a peer that has not proved its node id.

@@ -1,7 +1,9 @@
 //! One task per peer: dials, judges candidates, watches the connection in use.
 //!
-//!     dial ───────┐
-//!     accept ─────┴→ candidate ─tie break→ live ─closed, violated, unheard→ retire → pause → dial
+//! ```text
+//! dial ───────┐
+//! accept ─────┴→ candidate ─tie break→ live ─closed, violated, unheard→ retire → pause → dial
+//! ```
 //!
 //! Promise: `on_connected` and `on_disconnected` alternate, and no frame of a connection is delivered
 //! outside its pair of them. At most one connection is in use, at most one dial under way.

@@ -1,6 +1,8 @@
 //! The set of peers, and for each the place where its connection is found.
 //!
-//!     try_send → Peers ─node→ Link ─live→ lane queues of the connection in use
+//! ```text
+//! try_send → Peers ─node→ Link ─live→ lane queues of the connection in use
+//! ```
 //!
 //! A link's `live` is written by its peer task alone (`peer_task.rs`); everyone else reads.
 
