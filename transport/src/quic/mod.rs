@@ -13,6 +13,7 @@
 
 mod accept;
 mod backoff;
+mod beats;
 mod close;
 mod config;
 mod dial;
@@ -149,11 +150,10 @@ impl QuicTransport {
         self.shared.refusals.counts()
     }
 
-    /// When `peer` was last heard on the connection in use, within a twelfth of the idle timeout.
+    /// When `peer` was last heard on the connection in use. Beats come six per idle timeout.
     pub fn last_heard(&self, peer: NodeId) -> Option<std::time::Instant> {
         let live = self.shared.peers.get(peer)?.live.borrow().clone()?;
-        let heard_at = *live.heard_at();
-        Some(heard_at.into_std())
+        Some(live.beats.heard_at().into_std())
     }
 
     /// The wire version spoken with `peer` on the connection in use.
