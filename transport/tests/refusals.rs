@@ -127,8 +127,9 @@ impl Scene {
             let connection = endpoint.connect_with(client, target, "x").unwrap().await.unwrap();
             let mut lanes = Vec::new();
             for preamble in &script.preambles {
-                let mut lane = connection.open_uni().await.unwrap();
-                lane.write_all(preamble).await.unwrap();
+                // The target may have seen enough and closed before the last one.
+                let Ok(mut lane) = connection.open_uni().await else { break };
+                let _ = lane.write_all(preamble).await;
                 lanes.push(lane);
             }
             for byte in &script.bytes {
