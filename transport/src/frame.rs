@@ -1,7 +1,8 @@
 //! Frames on a lane's stream: a length, then that many bytes.
 //!
-//!     | length: u32 BE | body: length bytes |     0 <= length <= FRAME_BYTES_MAX
-//!     | 0xFFFF_FFFF    |                          a beat: no body, never delivered
+//! ```text
+//! | length: u32 BE | body: length bytes |     0 <= length <= FRAME_BYTES_MAX
+//! ```
 //!
 //! Promise: the length is checked before anything is allocated for it, and memory grows only with
 //! the bytes that have arrived: eight megabytes announced and never sent cost nothing (TR-7).
@@ -12,15 +13,13 @@ use polyraft_core::limits::FRAME_BYTES_MAX;
 
 /// Bytes of the length before each frame.
 pub(crate) const PREFIX_BYTES: usize = 4;
-/// The length that stands for a beat: proof of life on a lane with nothing to say.
-pub(crate) const BEAT: u32 = u32::MAX;
 /// Bodies up to here are copied behind their prefix; larger ones travel as they are. One copy is
 /// cheaper than one more segment in the send buffer.
 const COPY_BYTES_MAX: usize = 4 << 10;
 /// Reserved at most for a body before its bytes are there.
 const RESERVE_BYTES_MAX: usize = 64 << 10;
 
-const _: () = assert!(FRAME_BYTES_MAX < BEAT as usize);
+const _: () = assert!(FRAME_BYTES_MAX <= u32::MAX as usize);
 
 /// Why a stream cannot be read on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -74,26 +73,21 @@ impl FrameDecoder {
         self.prefix_len > 0 || self.body.is_some()
     }
 
-    /// The checked length of the next frame; beats are passed over.
+    /// The checked length of the next frame.
     fn take_prefix(&mut self) -> Result<Option<usize>, FrameError> {
-        loop {
-            let take = self.chunk.len().min(PREFIX_BYTES - self.prefix_len);
-            self.prefix[self.prefix_len..self.prefix_len + take]
-                .copy_from_slice(&self.chunk[..take]);
-            self.chunk.advance(take);
-            self.prefix_len += take;
-            if self.prefix_len < PREFIX_BYTES {
-                return Ok(None);
-            }
-            self.prefix_len = 0;
-            match u32::from_be_bytes(self.prefix) {
-                BEAT => {}
-                bytes if bytes as usize > FRAME_BYTES_MAX => {
-                    return Err(FrameError::TooLarge { bytes });
-                }
-                bytes => return Ok(Some(bytes as usize)),
-            }
+        let take = self.chunk.len().min(PREFIX_BYTES - self.prefix_len);
+        self.prefix[self.prefix_len..self.prefix_len + take].copy_from_slice(&self.chunk[..take]);
+        self.chunk.advance(take);
+        self.prefix_len += take;
+        if self.prefix_len < PREFIX_BYTES {
+            return Ok(None);
         }
+        self.prefix_len = 0;
+        let bytes = u32::from_be_bytes(self.prefix);
+        if bytes as usize > FRAME_BYTES_MAX {
+            return Err(FrameError::TooLarge { bytes });
+        }
+        Ok(Some(bytes as usize))
     }
 }
 
@@ -140,7 +134,7 @@ mod tests {
 
     proptest! {
         /// Goal: what was encoded comes out, however the stream is cut. Method: random frames of
-        /// sizes around the copy limit, beats in between, random chunk sizes.
+        /// sizes around the copy limit, random chunk sizes.
         #[test]
         fn any_cut_of_any_stream_gives_the_frames_back(
             lens in prop::collection::vec(prop_oneof![0..20usize, 4090..4100usize, 9000..9010usize], 0..8),
@@ -148,11 +142,10 @@ mod tests {
         ) {
             let sent: Vec<Bytes> =
                 lens.iter().enumerate().map(|(i, len)| Bytes::from(vec![i as u8; *len])).collect();
-            let mut stream = BEAT.to_be_bytes().to_vec();
+            let mut stream = Vec::new();
             for chunk in encode(sent.clone()) {
                 stream.extend_from_slice(&chunk);
             }
-            stream.extend_from_slice(&BEAT.to_be_bytes());
             prop_assert_eq!(decode(&stream, &cuts).unwrap(), (sent, false));
         }
 
@@ -171,7 +164,7 @@ mod tests {
 
         /// Goal: every length over the limit is refused as soon as the prefix is there.
         #[test]
-        fn every_oversized_length_is_refused(bytes in FRAME_BYTES_MAX as u32 + 1..BEAT) {
+        fn every_oversized_length_is_refused(bytes in FRAME_BYTES_MAX as u32 + 1..=u32::MAX) {
             let refused = decode(&bytes.to_be_bytes(), &[1]);
             prop_assert_eq!(refused, Err(FrameError::TooLarge { bytes }));
         }

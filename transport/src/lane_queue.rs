@@ -1,6 +1,8 @@
 //! The bounded queue between `try_send` and the task that writes one lane.
 //!
-//!     try_send ─push→ [frames, bytes] ─drain→ writer
+//! ```text
+//! try_send ─push→ [frames, bytes] ─drain→ writer
+//! ```
 //!
 //! Promise: `push` never waits; after it refused a frame as full, the next `drain` says so once, and
 //! the writer then calls `on_writable`.

@@ -1,6 +1,8 @@
 //! polyraft's transports: QUIC between processes, memory within one.
 //!
-//!     PeerLink ─try_send→ [lane queue] ─writer→ stream ⇄ stream ─reader→ on_frame → PeerLink
+//! ```text
+//! PeerLink ─try_send→ [lane queue] ─writer→ stream ⇄ stream ─reader→ on_frame → PeerLink
+//! ```
 //!
 //! Both adapters implement [`polyraft_core::ports::Transport`] and pass one contract suite
 //! (`tests/contract.rs`). Promise: `try_send` never waits; order is kept within a lane of one
@@ -9,6 +11,7 @@
 //! The bytes on the wire are described in `WIRE.md`.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may fail where it stands"))]
 
 mod frame;
 mod lane_queue;

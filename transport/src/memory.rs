@@ -1,7 +1,9 @@
 //! A network within one process, for tests, simulation and single-process clusters.
 //!
-//!     try_send ─→ [lane queue] ─pump task→ on_frame of the other node
-//!                                  └ cut(from, to): dropped here
+//! ```text
+//! try_send ─→ [lane queue] ─pump task→ on_frame of the other node
+//!                              └ cut(from, to): dropped here
+//! ```
 //!
 //! Promise: the contract of `Transport`, with the same bounds as QUIC. Every task runs on the
 //! runtime that `join` was called on: on one current-thread runtime with paused time, a run repeats
@@ -358,4 +360,104 @@ impl State {
 
 fn ascending(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
     (a.min(b), a.max(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes down what one node hears.
+    struct Listener {
+        node: NodeId,
+        log: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Listener {
+        fn note(&self, what: String) {
+            self.log.lock().unwrap().push(format!("{}: {what}", self.node));
+        }
+    }
+
+    impl TransportEvents for Listener {
+        fn on_frame(&self, from: NodeId, lane: Lane, frame: Bytes) -> Result<(), Bytes> {
+            self.note(format!("{lane} {frame:?} from {from}"));
+            Ok(())
+        }
+
+        fn on_writable(&self, peer: NodeId, lane: Lane) {
+            self.note(format!("{lane} to {peer} writable"));
+        }
+
+        fn on_connected(&self, peer: NodeId) {
+            self.note(format!("{peer} up"));
+        }
+
+        fn on_disconnected(&self, peer: NodeId) {
+            self.note(format!("{peer} down"));
+        }
+    }
+
+    const A: NodeId = NodeId::new(1);
+    const B: NodeId = NodeId::new(2);
+
+    /// Lets every task that can run do so.
+    async fn settle() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    /// A link, a one-way cut, its end, a parting and a reunion, with frames in between.
+    fn scenario() -> Vec<String> {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_time().start_paused(true).build().unwrap().block_on(async {
+            let network = MemoryNetwork::new();
+            let nodes = [A, B].map(|node| {
+                let listener = Arc::new(Listener { node, log: log.clone() });
+                network.join(node, listener, Handle::current())
+            });
+            for node in &nodes {
+                let peer = |node| PeerAddress { node, address: String::new() };
+                node.set_peers(&[peer(A), peer(B)]);
+            }
+            settle().await;
+            let send_both = |frame: &'static [u8]| {
+                for (node, to) in nodes.iter().zip([B, A]) {
+                    for lane in Lane::ALL {
+                        let _ = node.try_send(to, lane, Bytes::from_static(frame));
+                    }
+                }
+            };
+            send_both(b"first");
+            settle().await;
+            network.cut(A, B);
+            send_both(b"cut");
+            settle().await;
+            network.heal(A, B);
+            network.disconnect(B, A);
+            settle().await;
+            send_both(b"parted");
+            network.reconnect(A, B);
+            settle().await;
+            send_both(b"last");
+            settle().await;
+        });
+        Arc::try_unwrap(log).unwrap().into_inner().unwrap()
+    }
+
+    #[test]
+    fn a_run_repeats_exactly() {
+        let first = scenario();
+        assert!((0..20).all(|_| scenario() == first), "{first:#?}");
+    }
+
+    #[test]
+    fn a_cut_loses_one_direction_and_a_parting_both() {
+        let log = scenario();
+        let heard = |what: &str| log.iter().filter(|line| line.contains(what)).count();
+        assert_eq!(heard("\"first\" from"), 6);
+        assert_eq!((heard("\"cut\" from 1"), heard("\"cut\" from 2")), (0, 3));
+        assert_eq!(heard("\"parted\""), 0);
+        assert_eq!(heard("\"last\" from"), 6);
+        assert_eq!((heard("up"), heard("down")), (4, 2));
+    }
 }

@@ -50,7 +50,11 @@ pub(super) async fn accept_all(shared: Arc<Shared>) {
 
 /// Takes one connection to its peer task. `Err` is a refusal still to be counted.
 async fn accept_one(shared: &Shared, incoming: Incoming) -> Result<(), Refusal> {
-    let Ok(connecting) = incoming.accept() else { return Ok(()) };
+    // The first datagram may already tell that the two have no wire version in common.
+    let connecting = match incoming.accept() {
+        Ok(connecting) => connecting,
+        Err(error) => return Refusal::of(&error).map_or(Ok(()), Err),
+    };
     let limit = shared.handshake_timeout;
     let connection = match timeout(limit, connecting).await {
         Ok(Ok(connection)) => connection,

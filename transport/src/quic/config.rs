@@ -8,6 +8,7 @@ use polyraft_core::ids::NodeId;
 use polyraft_core::ports::Lane;
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use super::establish::STREAMS;
 use super::identity::Identity;
 use super::wire_version::{SUPPORTED_WIRE_VERSIONS, WireVersion};
 use crate::lane_queue::QUEUE_BYTES_MAX;
@@ -141,7 +142,7 @@ impl QuicConfig {
         let mut transport = TransportConfig::default();
         transport
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
-            .max_concurrent_uni_streams(VarInt::from_u32(Lane::ALL.len() as u32))
+            .max_concurrent_uni_streams(VarInt::from_u32(STREAMS as u32))
             .datagram_receive_buffer_size(None)
             .stream_receive_window(VarInt::from_u32(LANE_WINDOW_BYTES))
             .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))

@@ -1,7 +1,9 @@
 //! From an authenticated QUIC connection to a link with every lane.
 //!
-//!     each side: open 3 unidirectional streams, each starting | version u8 | lane u8 | boot u64 BE |
-//!                accept 3, one per lane, all of one boot
+//! ```text
+//! each side: open 4 unidirectional streams, each starting | version u8 | stream u8 | boot u64 BE |
+//!            accept 4, one of each kind, all of one boot: beats and a lane each
+//! ```
 //!
 //! A dialler learns only here that its own certificate was accepted: with TLS 1.3 its handshake is
 //! complete before the other side has judged it.
@@ -16,15 +18,17 @@ use super::tie_break::Origin;
 use super::wire_version::WireVersion;
 
 const PREAMBLE_BYTES: usize = 10;
+/// Streams each side opens: beats first, then a stream per lane in the lanes' order.
+pub(super) const STREAMS: usize = 1 + Lane::ALL.len();
 
 /// A connection that is ready to take a peer's place.
 pub(super) struct Candidate {
     pub(super) connection: Connection,
     pub(super) origin: Origin,
     pub(super) version: WireVersion,
-    /// By lane.
+    /// Beats first, then by lane.
     pub(super) sends: Vec<SendStream>,
-    /// By lane.
+    /// Beats first, then by lane.
     pub(super) receives: Vec<RecvStream>,
 }
 
@@ -38,31 +42,31 @@ pub(super) async fn establish(
     boot: u64,
 ) -> Result<Candidate, EstablishError> {
     let version = wire_version(&connection)?;
-    let mut sends = Vec::with_capacity(Lane::ALL.len());
-    for lane in Lane::ALL {
+    let mut sends = Vec::with_capacity(STREAMS);
+    for stream in 0..STREAMS as u8 {
         let mut send = connection.open_uni().await?;
-        let preamble = Preamble { version, lane, boot }.encode();
+        let preamble = Preamble { version, stream, boot }.encode();
         send.write_all(&preamble)
             .await
             .map_err(|_| EstablishError::Refused(Refusal::LaneClosed))?;
         sends.push(send);
     }
-    let mut receives: [Option<RecvStream>; Lane::ALL.len()] = Default::default();
+    let mut receives: [Option<RecvStream>; STREAMS] = Default::default();
     let mut peer_boot = None;
-    for _ in Lane::ALL {
+    for _ in 0..STREAMS {
         let mut receive = connection.accept_uni().await?;
         let mut bytes = [0; PREAMBLE_BYTES];
         receive.read_exact(&mut bytes).await.map_err(|error| read_error(&connection, error))?;
         let preamble = Preamble::decode(bytes).ok_or(BAD_PREAMBLE)?;
         let expected = *peer_boot.get_or_insert(preamble.boot);
-        let slot = &mut receives[preamble.lane as usize];
+        let slot = &mut receives[usize::from(preamble.stream)];
         if preamble.version != version || preamble.boot != expected || slot.is_some() {
             return Err(BAD_PREAMBLE);
         }
         *slot = Some(receive);
     }
     let receives = receives.into_iter().flatten().collect();
-    let origin = Origin { dialler, peer_boot: peer_boot.expect("there is more than one lane") };
+    let origin = Origin { dialler, peer_boot: peer_boot.expect("there is more than one stream") };
     Ok(Candidate { connection, origin, version, sends, receives })
 }
 
@@ -96,7 +100,8 @@ pub(super) enum EstablishError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Preamble {
     version: WireVersion,
-    lane: Lane,
+    /// 0 for beats, then the lanes.
+    stream: u8,
     boot: u64,
 }
 
@@ -104,16 +109,16 @@ impl Preamble {
     fn encode(self) -> [u8; PREAMBLE_BYTES] {
         let mut bytes = [0; PREAMBLE_BYTES];
         bytes[0] = self.version.get();
-        bytes[1] = self.lane as u8 + 1;
+        bytes[1] = self.stream;
         bytes[2..].copy_from_slice(&self.boot.to_be_bytes());
         bytes
     }
 
     fn decode(bytes: [u8; PREAMBLE_BYTES]) -> Option<Self> {
-        let [version, lane, boot @ ..] = bytes;
-        let lane = *Lane::ALL.get(usize::from(lane).checked_sub(1)?)?;
+        let [version, stream, boot @ ..] = bytes;
         let version = (version > 0).then(|| WireVersion::new(version))?;
-        Some(Self { version, lane, boot: u64::from_be_bytes(boot) })
+        let known = usize::from(stream) < STREAMS;
+        known.then_some(Self { version, stream, boot: u64::from_be_bytes(boot) })
     }
 }
 
@@ -123,15 +128,16 @@ mod tests {
 
     #[test]
     fn a_preamble_is_what_wire_md_says() {
-        let preamble = Preamble { version: WireVersion::new(1), lane: Lane::Append, boot: 0x0102 };
+        let preamble =
+            Preamble { version: WireVersion::new(1), stream: 1 + Lane::Append as u8, boot: 0x0102 };
         let bytes = [1, 2, 0, 0, 0, 0, 0, 0, 1, 2];
         assert_eq!(preamble.encode(), bytes);
         assert_eq!(Preamble::decode(bytes), Some(preamble));
     }
 
     #[test]
-    fn unknown_lanes_and_versions_are_refused() {
-        for (version, lane) in [(0, 1), (1, 0), (1, 4), (1, 255)] {
+    fn unknown_streams_and_versions_are_refused() {
+        for (version, lane) in [(0, 1), (1, 4), (1, 255)] {
             assert_eq!(Preamble::decode([version, lane, 0, 0, 0, 0, 0, 0, 0, 0]), None);
         }
     }

@@ -1,6 +1,8 @@
 //! The tasks that move frames on a connection: one writer and one reader per lane.
 //!
-//!     [queue] ─drain→ encode ─one write→ stream          stream ─chunk→ decode → on_frame
+//! ```text
+//! [queue] ─drain→ encode ─one write→ stream          stream ─chunk→ decode → on_frame
+//! ```
 //!
 //! A receiver that gives a frame back stops its reader; QUIC's flow control then stops the peer's
 //! writer, its queue fills, and its `try_send` answers `Full`. Other lanes do not notice.
@@ -15,7 +17,7 @@ use quinn::{Chunk, ReadError, RecvStream, SendStream, WriteError};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::refusal::Refusal;
-use crate::frame::{BEAT, FrameDecoder, PREFIX_BYTES, encode};
+use crate::frame::{FrameDecoder, PREFIX_BYTES, encode};
 use crate::lane_queue::LaneQueue;
 use crate::traffic::Traffic;
 
@@ -41,20 +43,19 @@ pub(super) struct LaneTask {
     pub(super) events: Arc<dyn TransportEvents>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) frame_timeout: Duration,
-    pub(super) beat_interval: Duration,
 }
 
 impl LaneTask {
+    /// Writes what is queued, all at once each time, for as long as the connection lasts.
     pub(super) async fn write(self, queue: Arc<LaneQueue>, mut stream: SendStream) -> LaneEnd {
         loop {
-            let mut chunks = match self.next_batch(&queue).await {
-                Some((frames, chunks)) => {
-                    let bytes = chunks.iter().map(Bytes::len).sum();
-                    self.traffic.sent(frames, bytes);
-                    chunks
-                }
-                None => vec![Bytes::from_owner(BEAT.to_be_bytes())],
-            };
+            let drained = queue.drain().await;
+            if drained.was_full {
+                self.events.on_writable(self.peer, self.lane);
+            }
+            let frames = drained.frames.len();
+            let mut chunks = encode(drained.frames);
+            self.traffic.sent(frames, chunks.iter().map(Bytes::len).sum());
             match stream.write_all_chunks(&mut chunks).await {
                 Ok(()) => {}
                 Err(WriteError::Stopped(_)) => return LaneEnd::Violation(Refusal::LaneClosed),
@@ -63,19 +64,7 @@ impl LaneTask {
         }
     }
 
-    /// What to write next: everything queued, or nothing when a beat is due.
-    async fn next_batch(&self, queue: &LaneQueue) -> Option<(usize, Vec<Bytes>)> {
-        let drained = tokio::select! {
-            biased;
-            drained = queue.drain() => drained,
-            () = sleep(self.beat_interval), if self.lane == Lane::Control => return None,
-        };
-        if drained.was_full {
-            self.events.on_writable(self.peer, self.lane);
-        }
-        Some((drained.frames.len(), encode(drained.frames)))
-    }
-
+    /// Delivers the peer's frames, for as long as the connection lasts.
     pub(super) async fn read(self, mut stream: RecvStream) -> LaneEnd {
         let mut decoder = FrameDecoder::default();
         let mut deadline = None;

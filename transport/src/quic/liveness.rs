@@ -1,8 +1,9 @@
 //! Notices a link on which this side hears but is not heard (TR-8).
 //!
 //! QUIC's idle timeout sees a silent peer. It does not see one-way loss: what the peer sends keeps
-//! this side's timer running. So this side watches for acknowledgements: each beat asks for one, and
-//! something sent that stays without any acknowledgement for the idle timeout ends the connection.
+//! this side's timer running, and its retransmissions repeat old acknowledgements. So each beat tells
+//! how many were received; beats sent without any progress of that for the idle timeout end the
+//! connection.
 
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use tokio::time::Instant;
 /// Counters of a connection at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Sample {
-    /// Frames sent that ask for an acknowledgement.
+    /// Beats sent.
     pub(super) asked: u64,
-    /// Acknowledgements received.
+    /// Beats that the peer says it received.
     pub(super) acknowledged: u64,
 }
 

@@ -1,9 +1,11 @@
 //! The QUIC adapter: one mutually authenticated connection per pair of nodes.
 //!
-//!     QuicTransport ─ Peers ─ Link ─ PeerTask ─┬─ dial ──┐
-//!                                              │         ├→ establish → candidate → tie break
-//!                        Endpoint ─ accept ────┴─────────┘
-//!                                   live connection: 3 lanes × (writer, reader)
+//! ```text
+//! QuicTransport ─ Peers ─ Link ─ PeerTask ─┬─ dial ──┐
+//!                                          │         ├→ establish → candidate → tie break
+//!                    Endpoint ─ accept ────┴─────────┘
+//!                               live connection: 3 lanes × (writer, reader)
+//! ```
 //!
 //! Promise: listening precedes dialling; an absent peer fails nothing; whichever side dials, one
 //! connection remains; nothing is delivered from a peer that has not proved its node id.
@@ -11,6 +13,7 @@
 
 mod accept;
 mod backoff;
+mod beats;
 mod close;
 mod config;
 mod dial;
@@ -147,11 +150,10 @@ impl QuicTransport {
         self.shared.refusals.counts()
     }
 
-    /// When `peer` was last heard on the connection in use, within a twelfth of the idle timeout.
+    /// When `peer` was last heard on the connection in use. Beats come six per idle timeout.
     pub fn last_heard(&self, peer: NodeId) -> Option<std::time::Instant> {
         let live = self.shared.peers.get(peer)?.live.borrow().clone()?;
-        let heard_at = *live.heard_at();
-        Some(heard_at.into_std())
+        Some(live.beats.heard_at().into_std())
     }
 
     /// The wire version spoken with `peer` on the connection in use.

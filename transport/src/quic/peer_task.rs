@@ -1,7 +1,9 @@
 //! One task per peer: dials, judges candidates, watches the connection in use.
 //!
-//!     dial ───────┐
-//!     accept ─────┴→ candidate ─tie break→ live ─closed, violated, unheard→ retire → pause → dial
+//! ```text
+//! dial ───────┐
+//! accept ─────┴→ candidate ─tie break→ live ─closed, violated, unheard→ retire → pause → dial
+//! ```
 //!
 //! Promise: `on_connected` and `on_disconnected` alternate, and no frame of a connection is delivered
 //! outside its pair of them. At most one connection is in use, at most one dial under way.
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use polyraft_core::ids::NodeId;
 use polyraft_core::ports::{Lane, TransportEvents};
-use quinn::{Connection, ConnectionError};
+use quinn::ConnectionError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
@@ -154,7 +156,7 @@ impl PeerTask {
         let inbound = candidate.origin.dialler == self.link.peer;
         if let Some(current) = &self.current {
             let lower = self.shared.node.min(self.link.peer);
-            let silent = current.live.heard_at().elapsed() > 2 * self.shared.beat_interval;
+            let silent = current.live.beats.heard_at().elapsed() > 2 * self.shared.beat_interval;
             let lost = current.live.connection.close_reason().is_some();
             if !lost && !supersedes(candidate.origin, current.origin, lower, silent) {
                 return CloseCode::Duplicate.close(&candidate.connection, "another is in use");
@@ -170,11 +172,16 @@ impl PeerTask {
     fn adopt(&mut self, candidate: Candidate) {
         let Candidate { connection, origin, version, sends, receives } = candidate;
         let live = Arc::new(Live::new(connection, version));
-        let watch = LivenessWatch::new(&live, self.shared.idle_timeout);
+        let watch = LivenessWatch::new(self.shared.idle_timeout);
         self.link.came_up(live.clone());
         self.events.on_connected(self.link.peer);
         let mut lanes = JoinSet::new();
-        let streams = sends.into_iter().zip(receives);
+        let mut streams = sends.into_iter().zip(receives);
+        let (send, receive) = streams.next().expect("a candidate has every stream");
+        let (beats, every) = (live.clone(), self.shared.beat_interval);
+        lanes.spawn(async move { beats.beats.write(send, every).await });
+        let beats = live.clone();
+        lanes.spawn(async move { beats.beats.read(receive).await });
         for ((lane, queue), (send, receive)) in Lane::ALL.into_iter().zip(&live.queues).zip(streams)
         {
             let task = LaneTask {
@@ -183,7 +190,6 @@ impl PeerTask {
                 events: self.events.clone(),
                 traffic: self.link.traffic.clone(),
                 frame_timeout: self.shared.frame_timeout,
-                beat_interval: self.shared.beat_interval,
             };
             lanes.spawn(task.clone().write(queue.clone(), send));
             lanes.spawn(task.read(receive));
@@ -262,42 +268,27 @@ async fn ended(current: &mut Option<Current>) -> End {
 struct LivenessWatch {
     liveness: Liveness,
     tick: Interval,
-    heard: u64,
 }
 
 impl LivenessWatch {
     /// Samples per timeout.
     const RESOLUTION: u32 = 12;
 
-    fn new(live: &Live, timeout: Duration) -> Self {
+    fn new(timeout: Duration) -> Self {
         let mut tick = interval(timeout / Self::RESOLUTION);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (sample, heard) = sample(&live.connection);
-        Self { liveness: Liveness::new(timeout, Instant::now(), sample), tick, heard }
+        Self { liveness: Liveness::new(timeout, Instant::now(), Sample::default()), tick }
     }
 
     /// Completes when the peer no longer hears this side. Cancelling loses nothing.
     async fn unheard(&mut self, live: &Live) {
         loop {
-            let now = self.tick.tick().await.max(Instant::now());
-            let (sample, heard) = sample(&live.connection);
-            if std::mem::replace(&mut self.heard, heard) != heard {
-                *live.heard_at() = now;
-            }
-            if self.liveness.is_unheard(now, sample) {
+            self.tick.tick().await;
+            if self.liveness.is_unheard(Instant::now(), live.beats.sample()) {
                 return;
             }
         }
     }
-}
-
-/// The counters that liveness goes by, and a count of whatever was heard.
-fn sample(connection: &Connection) -> (Sample, u64) {
-    let stats = connection.stats();
-    let (sent, received) = (stats.frame_tx, stats.frame_rx);
-    let asked = sent.stream + sent.ping + sent.max_data + sent.max_stream_data;
-    let heard = received.stream + received.ping + received.acks;
-    (Sample { asked, acknowledged: received.acks }, heard)
 }
 
 /// A peer's task, under the name by which a later one for the same peer waits for it.

@@ -1,19 +1,21 @@
 //! The set of peers, and for each the place where its connection is found.
 //!
-//!     try_send → Peers ─node→ Link ─live→ lane queues of the connection in use
+//! ```text
+//! try_send → Peers ─node→ Link ─live→ lane queues of the connection in use
+//! ```
 //!
 //! A link's `live` is written by its peer task alone (`peer_task.rs`); everyone else reads.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use polyraft_core::ids::NodeId;
 use polyraft_core::ports::{Lane, LinkStatus};
 use quinn::Connection;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 
+use super::beats::Beats;
 use super::establish::Candidate;
 use super::wire_version::WireVersion;
 use crate::lane_queue::LaneQueue;
@@ -77,18 +79,13 @@ pub(super) struct Live {
     pub(super) connection: Connection,
     pub(super) version: WireVersion,
     pub(super) queues: [Arc<LaneQueue>; Lane::ALL.len()],
-    heard_at: Mutex<Instant>,
+    pub(super) beats: Beats,
 }
 
 impl Live {
     pub(super) fn new(connection: Connection, version: WireVersion) -> Self {
         let queues = std::array::from_fn(|_| Arc::default());
-        Self { connection, version, queues, heard_at: Mutex::new(Instant::now()) }
-    }
-
-    /// When the peer was last heard, as precisely as the liveness check runs.
-    pub(super) fn heard_at(&self) -> MutexGuard<'_, Instant> {
-        self.heard_at.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { connection, version, queues, beats: Beats::new() }
     }
 }
 

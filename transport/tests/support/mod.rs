@@ -15,6 +15,7 @@ use polyraft_core::ports::{PeerAddress, Transport};
 use polyraft_transport::{Identity, QuicConfig, QuicTransport, Refusal};
 use tokio::runtime::{Handle, Runtime};
 
+#[allow(unused_imports, reason = "each test binary uses its part")]
 pub use certificates::{Authority, Leaf};
 pub use recorder::Recorder;
 
