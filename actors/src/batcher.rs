@@ -1,8 +1,10 @@
 //! Batcher: one group's proposals, from every caller, into batches; or on to the leader's node.
 //!
-//!     handle ─Propose→ ┐           ┌ leads here  → Submit → Group
-//!     link ─Forwarded→ ├ [queue] ──┤ leads there → Forward → PeerLink ⇄ leader's batcher
-//!     Group ─refused→  ┘           └ no leader   → waits, each unit until its deadline
+//! ```text
+//! handle ─Propose→ ┐           ┌ leads here  → Submit → Group
+//! link ─Forwarded→ ├ [queue] ──┤ leads there → Forward → PeerLink ⇄ leader's batcher
+//! Group ─refused→  ┘           └ no leader   → waits, each unit until its deadline
+//! ```
 //!
 //! Promise: every unit is answered once: applied, or failed with an error that says whether it may
 //! still commit. A unit is forwarded one hop; what the other node refuses without proposing comes
@@ -32,7 +34,17 @@ use crate::mailbox::{ActorKind, Offer, deliver_fact, messages, offer};
 use crate::peer_link::SendEnvelopes;
 use crate::proposal::{BatchCredit, BatchWaiters, RemoteReply, UnitReply, UnitWaiter};
 
-messages!(GetBatcherStats, Propose, Forwarded, ForwardOutcome, ForwardsLost, LeaderChanged, SubmitRefused, BatchDecided, Cut);
+messages!(
+    GetBatcherStats,
+    Propose,
+    Forwarded,
+    ForwardOutcome,
+    ForwardsLost,
+    LeaderChanged,
+    SubmitRefused,
+    BatchDecided,
+    Cut
+);
 
 /// Command from a handle: propose one unit. Refused when the mailbox is full: the caller is told
 /// that the group is overloaded.
@@ -184,7 +196,8 @@ impl Batcher {
 
     fn push(&mut self, unit: Unit, waiter: Waiter) {
         let (now, expires) = (self.now(), waiter.expires);
-        if let Err(Refused { waiter, reason }) = self.batcher.push(now, unit, Some(expires), waiter) {
+        if let Err(Refused { waiter, reason }) = self.batcher.push(now, unit, Some(expires), waiter)
+        {
             let error = self.refusal(&reason, waiter.deadline);
             waiter.reply.send(Err(error));
         }
@@ -225,7 +238,8 @@ impl Batcher {
 
     fn submit_due(&mut self, now: Moment, ctx: &mut Context<Self>) {
         while let Some(cut) = self.batcher.poll(now, self.ports.clock.wall_ms()) {
-            metrics::counter!("polyraft_batches_total", "reason" => cut.reason.as_str()).increment(1);
+            metrics::counter!("polyraft_batches_total", "reason" => cut.reason.as_str())
+                .increment(1);
             metrics::histogram!("polyraft_batch_commands").record(cut.commands as f64);
             metrics::histogram!("polyraft_batch_wait_seconds").record(cut.waited.as_secs_f64());
             let units = cut.waiters.into_iter().map(|(waiter, commands)| UnitWaiter {
@@ -254,7 +268,13 @@ impl Batcher {
         self.send(leader, envelopes);
     }
 
-    fn forward(&mut self, now: Moment, peer: NodeId, unit: Unit, waiter: Waiter) -> Option<Envelope> {
+    fn forward(
+        &mut self,
+        now: Moment,
+        peer: NodeId,
+        unit: Unit,
+        waiter: Waiter,
+    ) -> Option<Envelope> {
         let status = self.ports.cell.status();
         let to = status.configuration.replica_on(peer)?;
         let request_id = self.next_request;
@@ -270,9 +290,11 @@ impl Batcher {
         if envelopes.is_empty() {
             return;
         }
-        let sent = self.ports.directory.link(peer).map(|link| {
-            offer(&link, ActorKind::PeerLink, SendEnvelopes { envelopes })
-        });
+        let sent = self
+            .ports
+            .directory
+            .link(peer)
+            .map(|link| offer(&link, ActorKind::PeerLink, SendEnvelopes { envelopes }));
         if sent != Some(Offer::Queued) {
             self.forwards_lost(peer);
         }
@@ -305,9 +327,8 @@ impl Batcher {
         if let Some((_, handle)) = self.wake.take() {
             ctx.cancel_future(handle);
         }
-        self.wake = next.map(|at| {
-            (at, ctx.run_later(at.since(now), |batcher, ctx| batcher.cut(ctx)))
-        });
+        self.wake =
+            next.map(|at| (at, ctx.run_later(at.since(now), |batcher, ctx| batcher.cut(ctx))));
     }
 
     fn not_leader(&self) -> ProposeError {

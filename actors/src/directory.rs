@@ -1,7 +1,9 @@
 //! Directory: where each group's and each link's actors are now, for everyone who sends to them.
 //!
-//!     GroupHandle, PeerLink, Tick ─look up→ GroupCell → addresses of the current life
-//!     Group ─publish→ GroupCell → status, events (read without any mailbox, RT-7)
+//! ```text
+//! GroupHandle, PeerLink, Tick ─look up→ GroupCell → addresses of the current life
+//! Group ─publish→ GroupCell → status, events (read without any mailbox, RT-7)
+//! ```
 //!
 //! A cell lives as long as its group is on this node; the addresses in it are replaced at each
 //! restart and absent in between. The lock is held for a copy, never while waiting.

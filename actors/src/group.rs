@@ -1,6 +1,8 @@
 //! Group: the actor that owns one replica and does what its outputs say.
 //!
-//!     Tick, PeerLink, Batcher, LogWriter, Applier ─→ feed ─(dirty)→ Flush: take, dispatch
+//! ```text
+//! Tick, PeerLink, Batcher, LogWriter, Applier ─→ feed ─(dirty)→ Flush: take, dispatch
+//! ```
 //!
 //! Every handler only feeds the replica; one `Flush` behind all that is in the mailbox takes the
 //! output, so that a burst of messages makes one append and one send. The actor never waits.
@@ -149,16 +151,7 @@ impl Group {
         guard: DownGuard,
     ) -> Self {
         let incarnation = guard.incarnation();
-        Self {
-            id,
-            node,
-            incarnation,
-            replica,
-            ports,
-            read_deadline,
-            dirty: false,
-            _guard: guard,
-        }
+        Self { id, node, incarnation, replica, ports, read_deadline, dirty: false, _guard: guard }
     }
 
     /// Asks for one flush behind all that waits in the mailbox.
@@ -208,9 +201,11 @@ impl Group {
             by_node.entry(envelope.to_node).or_default().push(envelope);
         }
         for (node, envelopes) in by_node {
-            let sent = self.ports.directory.link(node).map(|link| {
-                offer(&link, ActorKind::PeerLink, SendEnvelopes { envelopes })
-            });
+            let sent = self
+                .ports
+                .directory
+                .link(node)
+                .map(|link| offer(&link, ActorKind::PeerLink, SendEnvelopes { envelopes }));
             if sent != Some(Offer::Queued) {
                 self.replica.on_unreachable(node);
             }

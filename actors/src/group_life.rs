@@ -1,7 +1,9 @@
 //! Group life: one group's three actors, from storage to running.
 //!
-//!     end the old ones → OpenState (behind their flushes) → Restore (behind their appends)
-//!         → Replica → Applier, Group, Batcher → registered, published
+//! ```text
+//! end the old ones → OpenState (behind their flushes) → Restore (behind their appends)
+//!     → Replica → Applier, Group, Batcher → registered, published
+//! ```
 //!
 //! Promise: nothing of an earlier life can change the state or the log after a new life has read
 //! them: both reads queue behind whatever the earlier one left with the flusher and the log writer.
@@ -190,8 +192,14 @@ impl Life {
         DownGuard::new(actor, Some(self.group), self.incarnation, self.down.clone())
     }
 
-    fn start_applier(&self, prepared: Prepared<Applier>, addrs: &GroupAddrs, state: Box<dyn GroupState>) {
-        let (parts, group, guard) = (self.parts.clone(), self.group, self.guard(ActorKind::Applier));
+    fn start_applier(
+        &self,
+        prepared: Prepared<Applier>,
+        addrs: &GroupAddrs,
+        state: Box<dyn GroupState>,
+    ) {
+        let (parts, group, guard) =
+            (self.parts.clone(), self.group, self.guard(ActorKind::Applier));
         let name = self.cell.status().name;
         let supervisor = self.parts.supervisor().expect("a supervisor is rebuilding this group");
         let ports = ApplierPorts {
@@ -208,7 +216,8 @@ impl Life {
     }
 
     fn start_batcher(&self, prepared: Prepared<Batcher>, addrs: &GroupAddrs) {
-        let (parts, group, guard) = (self.parts.clone(), self.group, self.guard(ActorKind::Batcher));
+        let (parts, group, guard) =
+            (self.parts.clone(), self.group, self.guard(ActorKind::Batcher));
         let ports = BatcherPorts {
             submit: addrs.group.clone().recipient(),
             directory: parts.directory.clone(),

@@ -1,8 +1,10 @@
 //! Peer link: everything between this node and one peer, for all groups.
 //!
-//!     groups, batchers ─SendEnvelopes→ [outbox] ─frames→ Transport
-//!     Transport ─IncomingFrame→ decode → PeerMessages, Forwarded, ForwardOutcome → their group
-//!     Tick ─HeartbeatInterval→ one frame with the heartbeats of all groups (TK-5)
+//! ```text
+//! groups, batchers ─SendEnvelopes→ [outbox] ─frames→ Transport
+//! Transport ─IncomingFrame→ decode → PeerMessages, Forwarded, ForwardOutcome → their group
+//! Tick ─HeartbeatInterval→ one frame with the heartbeats of all groups (TK-5)
+//! ```
 //!
 //! Promise: sending never blocks a group; what cannot be sent is dropped, counted, and reported to
 //! the groups concerned as unreachable (TR-4). Order within (group, lane) is kept.
@@ -226,7 +228,9 @@ impl PeerLink {
     /// The interval at which this peer's heartbeats arrive, for all its groups together.
     fn observe_heartbeats(&mut self, envelopes: &[Envelope]) {
         let beats = envelopes.iter().any(|envelope| match &envelope.body {
-            Body::Raft(message) => message.kind == RaftKind::Heartbeat && message.context.is_empty(),
+            Body::Raft(message) => {
+                message.kind == RaftKind::Heartbeat && message.context.is_empty()
+            }
             _ => false,
         });
         if beats {
@@ -341,7 +345,9 @@ impl TransportEvents for LinkEvents {
     fn on_frame(&self, from: NodeId, _: Lane, frame: Bytes) -> Result<(), Bytes> {
         let Some(link) = self.directory.link(from) else { return Err(frame) };
         link.try_send(IncomingFrame(frame)).map_err(|refused| match refused {
-            SendError::Full(IncomingFrame(frame)) | SendError::Closed(IncomingFrame(frame)) => frame,
+            SendError::Full(IncomingFrame(frame)) | SendError::Closed(IncomingFrame(frame)) => {
+                frame
+            }
         })
     }
 

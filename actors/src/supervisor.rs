@@ -1,9 +1,11 @@
 //! Supervisor: whatever died is rebuilt from storage, and a crash loop is taken out of service.
 //!
-//!     Down, and every interval → look around: what should run and does not?
-//!         log writer  → reopen the journal, then rebuild every group
-//!         flusher, tick, link → start again, introduce it to those who use it
-//!         group, batcher or applier → end the other two, rebuild all three (with backoff)
+//! ```text
+//! Down, and every interval → look around: what should run and does not?
+//!     log writer  → reopen the journal, then rebuild every group
+//!     flusher, tick, link → start again, introduce it to those who use it
+//!     group, batcher or applier → end the other two, rebuild all three (with backoff)
+//! ```
 //!
 //! It is level-triggered: `Down` only says that a look is worth while. A supervisor's own next life
 //! therefore needs to know nothing of the one before, and is started by that one's drop.
@@ -179,11 +181,12 @@ impl Supervisor {
         let guard = self.guard(ActorKind::LogWriter, ctx);
         let failed = ctx.address().recipient::<StorageFailed>();
         let parts = self.parts.clone();
-        let writer = start(&*self.parts.spawner, Place::LogWriter, ActorKind::LogWriter, move |_| {
-            let progress = parts.log_progress.clone();
-            let config = parts.settings.log_writer;
-            LogWriter::new(store, config, parts.clock.clone(), progress, failed, guard)
-        });
+        let writer =
+            start(&*self.parts.spawner, Place::LogWriter, ActorKind::LogWriter, move |_| {
+                let progress = parts.log_progress.clone();
+                let config = parts.settings.log_writer;
+                LogWriter::new(store, config, parts.clock.clone(), progress, failed, guard)
+            });
         Some((writer, reader))
     }
 
@@ -289,11 +292,16 @@ impl Supervisor {
                 metrics::counter!("polyraft_group_lives_total").increment(1);
                 let lives = u64::from(self.rows.get(&group).map_or(0, |row| row.deaths));
                 if let Some(cell) = self.parts.directory.group(group).filter(|_| lives > 1) {
-                    cell.raise(GroupEvent::ActorRestarted { actor: ActorKind::Group.as_str(), lives });
+                    cell.raise(GroupEvent::ActorRestarted {
+                        actor: ActorKind::Group.as_str(),
+                        lives,
+                    });
                 }
             }
             Err(LifeError::Interrupted) => ctx.notify(LookAround),
-            Err(LifeError::Storage(error @ (StorageError::Corrupt { .. } | StorageError::UnknownGroup { .. }))) => {
+            Err(LifeError::Storage(
+                error @ (StorageError::Corrupt { .. } | StorageError::UnknownGroup { .. }),
+            )) => {
                 self.quarantine(group, error.to_string());
             }
             Err(error) => self.quarantine(group, error.to_string()),

@@ -1,7 +1,9 @@
 //! The apply queue: committed entries on their way to the applier, in order, bounded.
 //!
-//!     committed → [queued] ─hand→ [in flight at the applier] ─applied→ gone
-//!                     └─ conf entry: waits until everything before it is applied
+//! ```text
+//! committed → [queued] ─hand→ [in flight at the applier] ─applied→ gone
+//!                 └─ conf entry: waits until everything before it is applied
+//! ```
 //!
 //! Promise: entries are handed over in index order without a gap; a conf entry is a barrier on both
 //! sides (AP-7); bytes in flight are capped, and the backlog is what pushes back on proposals (AP-2).

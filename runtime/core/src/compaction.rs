@@ -75,7 +75,8 @@ mod tests {
 
     #[test]
     fn bounds_never_fall() {
-        let mut compaction = Compaction::new(Retention { keep_entries: 0, step_entries: 1 }, LogIndex::ZERO);
+        let mut compaction =
+            Compaction::new(Retention { keep_entries: 0, step_entries: 1 }, LogIndex::ZERO);
         for index in [9, 3] {
             compaction.raise_floor(LogIndex::new(index));
             compaction.durable_applied(LogIndex::new(index));

@@ -4,7 +4,7 @@
 //! before and after every tick (DESIGN §3, rule 9). A new timeout is drawn for every campaign.
 //! Source: SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators").
 
-/// Draws election timeouts in `[base, 2 × base)` ticks.
+/// Draws election timeouts in `(base, 2 × base)` ticks: a wait of k ticks may last only k − 1 of them.
 #[derive(Debug)]
 pub struct ElectionTimer {
     base_ticks: u64,
@@ -16,6 +16,7 @@ pub struct ElectionTimer {
 impl ElectionTimer {
     /// A timer for one replica; `seed` must differ between replicas and between their lives.
     pub fn new(base_ticks: u64, seed: u64) -> Self {
+        assert!(base_ticks >= 2, "an election timeout of {base_ticks} ticks cannot be random");
         let mut timer = Self { base_ticks, state: seed, epoch: (0, 0), current: 0 };
         timer.draw();
         timer
@@ -37,7 +38,7 @@ impl ElectionTimer {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^= z >> 31;
-        let ticks = self.base_ticks + z % self.base_ticks;
+        let ticks = self.base_ticks + 1 + z % (self.base_ticks - 1);
         self.current = usize::try_from(ticks).expect("a timeout in ticks fits in memory");
     }
 }
@@ -55,8 +56,8 @@ mod tests {
         let drawn = run(7);
         assert_eq!(drawn, run(7));
         assert_ne!(drawn, run(8));
-        assert!((10..20).all(|ticks| drawn.contains(&ticks)));
-        assert!(drawn.iter().all(|ticks| (10..20).contains(ticks)));
+        assert!((11..20).all(|ticks| drawn.contains(&ticks)));
+        assert!(drawn.iter().all(|ticks| (11..20).contains(ticks)));
     }
 
     #[test]

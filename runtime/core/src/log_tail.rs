@@ -1,8 +1,10 @@
 //! The log tail: what raft-rs reads of the log, from memory.
 //!
-//!     index:   1 … compacted │ … on disk only … │ tail_start … last
-//!     term:                  └──── term runs, in memory ─────────┘
-//!     data:                                      └── in memory ──┘
+//! ```text
+//! index:   1 … compacted │ … on disk only … │ tail_start … last
+//! term:                  └──── term runs, in memory ─────────┘
+//! data:                                      └── in memory ──┘
+//! ```
 //!
 //! Promise: everything after the applied index is in memory, so that raft-rs never meets an entry
 //! that it cannot have at once; entries before it may be fetched, asynchronously, for a slow
@@ -234,7 +236,10 @@ impl Storage for LogTail {
         if let Some(entries) = self.fetched_slice(low, high, bytes_max) {
             return Ok(entries);
         }
-        assert!(context.can_async(), "raft-rs needs [{low}, {high}) now; memory has {tail_start}..");
+        assert!(
+            context.can_async(),
+            "raft-rs needs [{low}, {high}) now; memory has {tail_start}.."
+        );
         self.fetches.borrow_mut().push(Fetch {
             from: LogIndex::new(low),
             to: LogIndex::new(high.min(tail_start)),
@@ -295,7 +300,8 @@ mod tests {
         let mut tail = tail(&[entry(1, 1, 0), entry(2, 1, 0), entry(3, 2, 0), entry(4, 2, 0)]);
         tail.append(&[entry(3, 5, 0)]);
         assert_eq!(tail.last(), LogIndex::new(3));
-        let terms: Vec<_> = (0..=4).map(|i| tail.term_at(LogIndex::new(i)).map(Term::get)).collect();
+        let terms: Vec<_> =
+            (0..=4).map(|i| tail.term_at(LogIndex::new(i)).map(Term::get)).collect();
         assert_eq!(terms, [Some(0), Some(1), Some(1), Some(5), None]);
     }
 
@@ -303,7 +309,9 @@ mod tests {
     fn bytes_are_limited_but_never_below_one_entry() {
         let tail = tail(&[entry(1, 1, 100), entry(2, 1, 100), entry(3, 1, 100)]);
         let read = |max| {
-            indexes(&tail.entries(1, 4, Some(max), GetEntriesContext::empty(false)).expect("in memory"))
+            indexes(
+                &tail.entries(1, 4, Some(max), GetEntriesContext::empty(false)).expect("in memory"),
+            )
         };
         assert_eq!(read(1), [1]);
         assert_eq!(read(2 * 132), [1, 2]);

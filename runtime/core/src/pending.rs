@@ -1,8 +1,10 @@
 //! Pending proposals: who waits for which entry.
 //!
-//!     propose ─register (term, index)→ [pending] ─committed, same term→ waiter travels with the entry
-//!                                          ├─ another term's entry there → superseded
-//!                                          └─ leadership lost            → unknown
+//! ```text
+//! propose ─register (term, index)→ [pending] ─committed, same term→ waiter travels with the entry
+//!                                      ├─ another term's entry there → superseded
+//!                                      └─ leadership lost            → unknown
+//! ```
 //!
 //! Promise: a waiter leaves exactly once, and is matched by term **and** index: an entry that took
 //! the place of another is never mistaken for it (BP-13).

@@ -1,9 +1,11 @@
 //! Ports: what the core needs of a disk and a network, and nothing of how they do it.
 //!
-//!     Replica ─GroupAppend→ LogStore      (one durable commit for many groups)
-//!     Replica ←entries──── LogReader      (entries older than the in-memory tail)
-//!     Applier ─StateFlush→ StateStore     (one transaction for many groups)
-//!     PeerLink ─frame────→ Transport ─frame→ TransportEvents
+//! ```text
+//! Replica ─GroupAppend→ LogStore      (one durable commit for many groups)
+//! Replica ←entries──── LogReader      (entries older than the in-memory tail)
+//! Applier ─StateFlush→ StateStore     (one transaction for many groups)
+//! PeerLink ─frame────→ Transport ─frame→ TransportEvents
+//! ```
 //!
 //! The production adapters are in `polyraft-storage` and `polyraft-transport`; tests and the
 //! simulator bring their own. Only `polyraft` (runtime/node) picks adapters.

@@ -1,8 +1,10 @@
 //! ReadIndex: many reads share one confirmation, and none waits for ever.
 //!
-//!     read → [waiting] ─one context→ [in flight] ─ReadState→ (reader, index)
-//!                 ↑────── unanswered for `retry_ticks` ─────┘
-//!                 └────── waiting for `expire_ticks`, or leader lost → failed
+//! ```text
+//! read → [waiting] ─one context→ [in flight] ─ReadState→ (reader, index)
+//!             ↑────── unanswered for `retry_ticks` ─────┘
+//!             └────── waiting for `expire_ticks`, or leader lost → failed
+//! ```
 //!
 //! Promise: a reader leaves exactly once; a context is unique in the cluster and never reused, so
 //! an answer can only confirm reads that were asked before it.

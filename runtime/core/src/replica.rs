@@ -1,10 +1,12 @@
 //! One replica of one group: raft-rs behind inputs and outputs.
 //!
-//!     on_message ─┐                        ┌→ appends   → on_persisted
-//!     on_tick ────┤                        ├→ send
-//!     propose ────┼→ RawNode ─take_output─→├→ apply     → on_applied
-//!     read ───────┤                        ├→ undecided, reads, events
-//!     on_… ───────┘                        └→ fetches   → on_fetched
+//! ```text
+//! on_message ─┐                        ┌→ appends   → on_persisted
+//! on_tick ────┤                        ├→ send
+//! propose ────┼→ RawNode ─take_output─→├→ apply     → on_applied
+//! read ───────┤                        ├→ undecided, reads, events
+//! on_… ───────┘                        └→ fetches   → on_fetched
+//! ```
 //!
 //! Promise: nothing that depends on durability leaves before `on_persisted` covers it; entries are
 //! handed over in order, once; every waiter comes back exactly once.
@@ -74,7 +76,7 @@ pub struct Replica<W, R> {
     applying: ApplyQueue,
     compaction: Compaction,
     timer: ElectionTimer,
-    first_timeout: Option<usize>,
+    first_timeout: Option<u64>,
     tick: u64,
     held: VecDeque<Held>,
     appended: ReadyNumber,
@@ -126,7 +128,7 @@ impl<W, R> Replica<W, R> {
             applying: ApplyQueue::new(applied, config.apply_in_flight_bytes_max),
             compaction: Compaction::new(config.retention, applied),
             timer: ElectionTimer::new(config.election_ticks, config.seed),
-            first_timeout: config.stands_first.then_some(2 * ticks(config.heartbeat_ticks)),
+            first_timeout: config.stands_first.then_some(2 * config.heartbeat_ticks),
             tick: 0,
             held: VecDeque::new(),
             appended: ReadyNumber::default(),
@@ -170,13 +172,34 @@ impl<W, R> Replica<W, R> {
     /// One tick of the configured length has passed.
     pub fn on_tick(&mut self) {
         self.tick += 1;
+        self.output.reads_failed.extend(self.reads.on_tick(self.tick));
+        if self.would_win_unpersisted() {
+            return;
+        }
         self.pin_election_timeout();
         let campaigned = self.raft.tick() && self.raft.raft.state != StateRole::Leader;
         if campaigned {
             self.timer.draw();
         }
+        self.stand_first();
         self.pin_election_timeout();
-        self.output.reads_failed.extend(self.reads.on_tick(self.tick));
+    }
+
+    /// Until this life has heard of a leader, the replica that stands first does not wait long.
+    fn stand_first(&mut self) {
+        if self.raft.raft.leader_id != 0 {
+            self.first_timeout = None;
+        }
+        if self.first_timeout.is_some_and(|ticks| self.tick.is_multiple_of(ticks)) {
+            let _ = self.raft.campaign();
+        }
+    }
+
+    /// A sole voter wins at once; raft-rs asserts that its whole log is durable then.
+    fn would_win_unpersisted(&self) -> bool {
+        let raft = &self.raft.raft;
+        let unpersisted = raft.raft_log.persisted < raft.raft_log.last_index();
+        raft.state != StateRole::Leader && raft.prs().is_singleton() && unpersisted
     }
 
     /// Every append up to `number` is durable.
@@ -263,7 +286,7 @@ impl<W, R> Replica<W, R> {
 
     /// Stands for election now.
     pub fn campaign(&mut self) {
-        if self.raft.raft.raft_log.persisted == self.raft.raft.raft_log.last_index() {
+        if !self.would_win_unpersisted() {
             let _ = self.raft.campaign();
         }
         self.pin_election_timeout();
@@ -508,11 +531,7 @@ impl<W, R> Replica<W, R> {
     /// raft-rs draws timeouts from thread-local randomness; ours replace them (DESIGN §3, rule 9).
     fn pin_election_timeout(&mut self) {
         let raft = &mut self.raft.raft;
-        let drawn = self.timer.timeout(raft.term, raft.state as u8);
-        if raft.leader_id != 0 {
-            self.first_timeout = None;
-        }
-        let timeout = self.first_timeout.unwrap_or(drawn);
+        let timeout = self.timer.timeout(raft.term, raft.state as u8);
         if raft.randomized_election_timeout() != timeout {
             raft.set_randomized_election_timeout(timeout);
         }

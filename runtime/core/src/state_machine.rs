@@ -1,6 +1,8 @@
 //! The state machine: an embedder's deterministic code, fed by the applier.
 //!
-//!     committed entry → commands → StateMachine::apply(State) → response → caller
+//! ```text
+//! committed entry → commands → StateMachine::apply(State) → response → caller
+//! ```
 //!
 //! Promise: every replica calls `apply` with the same commands, positions and times in the same
 //! order, exactly once per state. The runtime makes `State` durable together with the applied index.
@@ -143,7 +145,10 @@ pub enum StateError {
         bytes: usize,
     },
     /// A key starts with [`crate::limits::STATE_KEY_RESERVED`].
-    #[error("state keys that start with byte {} belong to the runtime", crate::limits::STATE_KEY_RESERVED)]
+    #[error(
+        "state keys that start with byte {} belong to the runtime",
+        crate::limits::STATE_KEY_RESERVED
+    )]
     ReservedKey,
     /// The durable base cannot be read.
     #[error("the durable state cannot be read")]

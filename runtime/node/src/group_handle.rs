@@ -1,7 +1,9 @@
 //! Group handle: what an embedder holds of one group.
 //!
-//!     propose ─→ Batcher ─→ … committed, applied ─→ Applied
-//!     read ────→ Group ─index confirmed→ Applier ─→ the machine's answer
+//! ```text
+//! propose ─→ Batcher ─→ … committed, applied ─→ Applied
+//! read ────→ Group ─index confirmed→ Applier ─→ the machine's answer
+//! ```
 //!
 //! A handle is a cheap clone and stays valid across restarts of the group's actors. It works on
 //! every node: a follower forwards proposals to its leader and asks it for read indexes. Calls need

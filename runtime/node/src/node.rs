@@ -1,8 +1,10 @@
 //! Node: one process's part of a cluster, on threads of its own.
 //!
-//!     Node::start ─→ storage, transport, actix System (own thread) → Supervisor → every actor
-//!     Node::group ─→ GroupHandle
-//!     Node::stop ──→ hand leadership over, end every actor, join every thread
+//! ```text
+//! Node::start ─→ storage, transport, actix System (own thread) → Supervisor → every actor
+//! Node::group ─→ GroupHandle
+//! Node::stop ──→ hand leadership over, end every actor, join every thread
+//! ```
 //!
 //! Only this file picks adapters: LMDB for the ports of storage, QUIC for the transport's.
 
