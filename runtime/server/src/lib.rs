@@ -1,1 +1,4 @@
-//! placeholder
+//! polyraft, the binary: thousands of etcd v3 keyspaces on one small cluster.
+
+pub mod mvcc;
+pub mod proto;
