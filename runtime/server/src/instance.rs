@@ -1,6 +1,8 @@
 //! One running node: the runtime, its etcd API and its admin interface.
 //!
-//!     start: bind both listeners → start the runtime → serve        stop: refuse → drain → stop
+//! ```text
+//! start: bind both listeners → start the runtime → serve        stop: refuse → drain → stop
+//! ```
 //!
 //! Promise: a port that is taken is found before the runtime starts. `stop` returns when no request
 //! is in progress and the runtime has stopped.

@@ -1,8 +1,10 @@
 //! polyraft, the binary: thousands of etcd v3 keyspaces on one small cluster.
 //!
-//!     commands (dev, node, …) → Instance ─┬ Node        the runtime, as any embedder has it
-//!                                         ├ etcd        gRPC, a keyspace per group ─→ mvcc
-//!                                         └ admin       HTTP: health, metrics, status
+//! ```text
+//! commands (dev, node, …) → Instance ─┬ Node        the runtime, as any embedder has it
+//!                                     ├ etcd        gRPC, a keyspace per group ─→ mvcc
+//!                                     └ admin       HTTP: health, metrics, status
+//! ```
 //!
 //! Not here: anything about Raft, disks or QUIC; the runtime is used through its public API.
 

@@ -1,8 +1,10 @@
 //! The data directory of `polyraft dev`: one cluster, made at its first start.
 //!
-//!     polyraft-data/ dev.json            what the cluster was made with
-//!                    certs/              authority and node certificates
-//!                    node-1/ node-2/ …   a data directory per node
+//! ```text
+//! polyraft-data/ dev.json            what the cluster was made with
+//!                certs/              authority and node certificates
+//!                node-1/ node-2/ …   a data directory per node
+//! ```
 //!
 //! Promise: a directory made with other numbers is refused and left as it is. `dev.json` is written
 //! last, so an interrupted first start is simply repeated.

@@ -1,6 +1,8 @@
 //! The etcd v3 API, one keyspace per Raft group.
 //!
-//!     gRPC ─→ validate ─→ KeyspaceHandle ─propose / read→ group ─→ answer ─→ header, status
+//! ```text
+//! gRPC ─→ validate ─→ KeyspaceHandle ─propose / read→ group ─→ answer ─→ header, status
+//! ```
 //!
 //! A client picks its keyspace with the metadata `polyraft-keyspace`; none means `default`. Requests
 //! may go to any node that holds a replica: the runtime forwards them to the leader.

@@ -103,7 +103,8 @@ fn check_txn_ops(txn: &TxnRequest, ops_max: usize, depth_max: usize) -> Result<(
 /// Keys that a list of operations may put, and ranges that it may delete.
 ///
 /// A key must not be put twice, nor put and deleted, on any path through the nested transactions;
-/// the two branches of one transaction exclude each other.
+/// the two branches of one transaction exclude each other. As in etcd, a deletion "to the end", with
+/// a `range_end` of one zero byte, is taken for a range without keys here.
 #[derive(Default)]
 struct Touched<'t> {
     puts: BTreeSet<&'t [u8]>,
@@ -149,7 +150,6 @@ impl<'t> Touched<'t> {
     fn add_put(&mut self, key: &'t [u8]) -> Result<(), Status> {
         let is_deleted = self.deletes.iter().any(|(first, end)| match *end {
             [] => *first == key,
-            [0] => *first <= key,
             end => *first <= key && key < end,
         });
         if is_deleted || !self.puts.insert(key) {
@@ -222,7 +222,7 @@ mod tests {
             (txn(vec![], vec![put("a"), delete("a", "")]), DUPLICATE),
             (txn(vec![delete("a", "c"), put("b")], vec![]), DUPLICATE),
             (txn(vec![delete("a", "c"), put("c")], vec![]), "ok"),
-            (txn(vec![delete("a", "\0"), put("z")], vec![]), DUPLICATE),
+            (txn(vec![delete("a", "\0"), put("z")], vec![]), "ok"),
             (txn(vec![delete("a", "c"), delete("b", "")], vec![]), "ok"),
             (txn(vec![put("a"), nested(vec![put("a")], vec![])], vec![]), DUPLICATE),
             (txn(vec![nested(vec![put("a")], vec![put("a")])], vec![]), "ok"),

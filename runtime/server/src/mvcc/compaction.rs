@@ -1,8 +1,10 @@
 //! Compaction: the revision moves at once, rows are freed a few per command.
 //!
-//!     Compact(r): 'm' = r          later commands: events ≤ r, oldest first, each
-//!                                  ─ frees the version it superseded
-//!                                  ─ frees itself, if it is a deletion
+//! ```text
+//! Compact(r): 'm' = r          later commands: events ≤ r, oldest first, each
+//!                              ─ frees the version it superseded
+//!                              ─ frees itself, if it is a deletion
+//! ```
 //!
 //! Only what was written since the last compaction is walked: a version that outlives one has lost
 //! its event, and is found again as the version superseded by a later event.

@@ -1,6 +1,8 @@
 //! A keyspace: etcd's multi-version store as a replicated state machine.
 //!
-//!     Command ─apply→ Keyspace ─rows→ State        Query ─query→ Keyspace ─scan→ State
+//! ```text
+//! Command ─apply→ Keyspace ─rows→ State        Query ─query→ Keyspace ─scan→ State
+//! ```
 //!
 //! | row | value | why |
 //! |---|---|---|
@@ -20,8 +22,12 @@
 //! Not here: validation of requests (`crate::etcd`), leases, watches.
 
 mod compaction;
+#[cfg(test)]
+mod etcd_comparison;
 mod hash;
 mod keyspace;
+#[cfg(test)]
+mod model_tests;
 mod range;
 mod reader;
 mod refused;

@@ -1,8 +1,10 @@
 //! How keys and revisions become rows of the state, so that byte order is the order wanted.
 //!
-//!     'v' escaped key 00 00 ¬main ¬sub     newest version of a key first
-//!     'e' main sub                         oldest revision first
-//!     'm'                                  the one metadata row
+//! ```text
+//! 'v' escaped key 00 00 ¬main ¬sub     newest version of a key first
+//! 'e' main sub                         oldest revision first
+//! 'm'                                  the one metadata row
+//! ```
 //!
 //! A zero byte of a key is escaped as `00 FF`: no key's rows lie between another's, and rows sort as
 //! keys do.
