@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use polyraft::{ConfigErrors, Node, NodeConfig, NodeId, StartError};
@@ -22,6 +23,9 @@ use tokio_stream::wrappers::TcpListenerStream;
 use crate::admin::Admin;
 use crate::etcd::{self, Keyspaces};
 use crate::mvcc::Keyspace;
+
+/// Between two folds of recorded samples into their histograms.
+const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The `[server]` table of a node's configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -178,12 +182,22 @@ impl Instance {
     }
 }
 
-/// Installs the process's metrics recorder. Once per process.
+/// Installs the process's metrics recorder, and keeps its buffers small though nobody may scrape.
+/// Once per process, within a tokio runtime.
 ///
 /// # Errors
 /// There is one already.
 pub fn install_metrics() -> Result<PrometheusHandle, InstanceError> {
-    Ok(PrometheusBuilder::new().install_recorder()?)
+    let handle = PrometheusBuilder::new().install_recorder()?;
+    let kept = handle.clone();
+    tokio::spawn(async move {
+        let mut interval = tokio::time::interval(METRICS_UPKEEP_INTERVAL);
+        loop {
+            interval.tick().await;
+            kept.run_upkeep();
+        }
+    });
+    Ok(handle)
 }
 
 fn client_urls(server: &ServerConfig) -> Result<BTreeMap<NodeId, String>, InstanceError> {
