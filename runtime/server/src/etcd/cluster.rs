@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use polyraft::NodeId;
+use polyraft::{Configuration, NodeId};
 use tonic::{Request, Response, Status};
 
 use super::keyspaces::{Keyspaces, mismatched};
@@ -32,36 +32,25 @@ impl Cluster for ClusterService {
                 _ => return Err(mismatched()),
             }
         }
-        let status = keyspace.group().status();
-        let peers: BTreeMap<NodeId, String> = self
-            .0
-            .node()
-            .status()
-            .peers
-            .into_iter()
-            .map(|link| (link.peer, link.address))
-            .collect();
-        let configuration = &status.configuration;
-        let members = configuration
-            .members
-            .iter()
-            .map(|member| Member {
-                id: member.node.get(),
-                name: format!("node-{}", member.node),
-                peer_ur_ls: peers
-                    .get(&member.node)
-                    .map(|a| format!("quic://{a}"))
-                    .into_iter()
-                    .collect(),
-                client_ur_ls: self
-                    .0
-                    .client_url(member.node)
-                    .map(str::to_owned)
-                    .into_iter()
-                    .collect(),
-                is_learner: configuration.learners.contains(&member.replica),
-            })
-            .collect();
+        let members = members(&self.0, &keyspace.group().status().configuration);
         Ok(Response::new(MemberListResponse { header: keyspace.header(header), members }))
     }
+}
+
+/// The replicas of a keyspace as etcd's members: a member is a node.
+fn members(keyspaces: &Keyspaces, configuration: &Configuration) -> Vec<Member> {
+    let links = keyspaces.node().status().peers;
+    let addresses: BTreeMap<NodeId, String> =
+        links.into_iter().map(|link| (link.peer, link.address)).collect();
+    let member = |replica: &polyraft::Member| {
+        let (node, address) = (replica.node, addresses.get(&replica.node));
+        Member {
+            id: node.get(),
+            name: format!("node-{node}"),
+            peer_ur_ls: address.map(|address| format!("quic://{address}")).into_iter().collect(),
+            client_ur_ls: keyspaces.client_url(node).map(str::to_owned).into_iter().collect(),
+            is_learner: configuration.learners.contains(&replica.replica),
+        }
+    };
+    configuration.members.iter().map(member).collect()
 }
