@@ -1,0 +1,96 @@
+//! The command line.
+
+mod certs;
+mod dev;
+mod dev_data;
+mod node;
+mod signals;
+mod status;
+
+use clap::{Parser, Subcommand};
+
+use crate::admin_client::AdminError;
+use crate::instance::InstanceError;
+
+/// Thousands of etcd v3 keyspaces on one small cluster.
+#[derive(Debug, Parser)]
+#[command(name = "polyraft", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole cluster in this process, for development.
+    Dev(dev::DevArgs),
+    /// Run one node of a cluster.
+    Node(node::NodeArgs),
+    /// Make a cluster's certificates.
+    Certs(certs::CertsArgs),
+    /// Show a node and its groups.
+    Status(status::StatusArgs),
+}
+
+/// Why a command failed; printed with its causes, exit code 1.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// A node did not start.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    /// Certificates could not be made or read.
+    #[error(transparent)]
+    Certificates(#[from] polyraft::certificates::CertificateError),
+    /// The development cluster's data does not fit.
+    #[error(transparent)]
+    DevData(#[from] dev_data::DevDataError),
+    /// A port is out of range.
+    #[error("node {node} would need port {port}; the highest is 65535: use a lower --client-port")]
+    Port {
+        /// The node.
+        node: u64,
+        /// The port.
+        port: u32,
+    },
+    /// A node could not be asked.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// A node's answer cannot be read.
+    #[error("the answer of {address} is not a status")]
+    Answer {
+        /// The address asked.
+        address: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Signals cannot be received.
+    #[error("cannot listen for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    ///
+    /// # Errors
+    /// Whatever made it fail.
+    pub async fn run(self) -> Result<(), CommandError> {
+        match self.command {
+            Command::Dev(args) => dev::run(args).await,
+            Command::Node(args) => node::run(args).await,
+            Command::Certs(args) => certs::run(args),
+            Command::Status(args) => status::run(args).await,
+        }
+    }
+
+    /// The log level of a command when `RUST_LOG` says nothing.
+    pub fn default_log_level(&self) -> &'static str {
+        match self.command {
+            Command::Node(_) => "info",
+            _ => "warn",
+        }
+    }
+}

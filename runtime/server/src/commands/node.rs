@@ -1,0 +1,39 @@
+//! `polyraft node`: one node, as configured.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use polyraft::NodeConfig;
+
+use super::CommandError;
+use super::signals::StopSignals;
+use crate::instance::{Instance, InstanceError, ServerConfig, install_metrics};
+
+/// Arguments of `polyraft node`.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// The node's TOML file; POLYRAFT_… environment variables override it.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+pub(super) async fn run(args: NodeArgs) -> Result<(), CommandError> {
+    let mut signals = StopSignals::new()?;
+    let config = NodeConfig::from_toml_file(&args.config).map_err(InstanceError::from)?;
+    let server: ServerConfig = config.server_section().map_err(InstanceError::from)?;
+    let instance = Instance::start(config, server, install_metrics()?).await?;
+    tracing::info!(
+        node = instance.node().id().get(),
+        cluster = instance.node().cluster(),
+        keyspaces = instance.groups_expected(),
+        clients = %instance.client_address(),
+        admin = %instance.admin_address(),
+        "serving"
+    );
+    signals.next().await;
+    tracing::info!("stopping; once more forces it");
+    signals.force_from_now_on();
+    instance.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
