@@ -83,6 +83,9 @@ pub(crate) fn decode_meta(group: GroupId, bytes: &[u8]) -> Result<GroupIndex, Ma
         .map(|_| Ok((LogIndex::new(reader.u64()?), Term::new(reader.u64()?))))
         .collect::<Result<VecDeque<_>, _>>()?;
     reader.finish()?;
+    if identity.is_none() && !is_damaged {
+        return Err(Malformed("meta row without identity"));
+    }
     if cold_end <= compacted.index {
         return Err(Malformed("meta row range"));
     }

@@ -495,6 +495,49 @@ mod tests {
         assert_eq!(keys(&store), [0, 1]);
     }
 
+    /// A file system of 4 MiB, unmounted when dropped. `None` without the right to mount.
+    struct SmallDisk {
+        dir: tempfile::TempDir,
+    }
+
+    impl SmallDisk {
+        fn mount() -> Option<Self> {
+            let dir = tempfile::tempdir().unwrap();
+            let mut mount = std::process::Command::new("mount");
+            mount.args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(dir.path());
+            let is_mounted = mount.output().is_ok_and(|output| output.status.success());
+            is_mounted.then_some(Self { dir })
+        }
+    }
+
+    impl Drop for SmallDisk {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("umount").arg(self.dir.path()).status();
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_full_loses_nothing_and_recovers_when_space_is_freed() {
+        let Some(disk) = SmallDisk::mount() else {
+            eprintln!("SKIPPED: a full disk needs root, to mount a small tmpfs");
+            return;
+        };
+        let ballast = disk.dir.path().join("ballast");
+        std::fs::write(&ballast, vec![0; 1 << 20]).unwrap();
+        let path = disk.dir.path().join("env");
+        std::fs::create_dir(&path).unwrap();
+        let store = open(&path, &LmdbOptions::tiny());
+        let value = vec![7; 64 << 10];
+        let written = (0..100).take_while(|key| put(&store, *key, &value).is_ok()).count() as u64;
+        assert!((20..48).contains(&written), "{written}");
+        assert!(matches!(put(&store, written, &value), Err(StorageError::Full { .. })));
+        assert_eq!(keys(&store), (0..written).collect::<Vec<_>>());
+        std::fs::remove_file(&ballast).unwrap();
+        (written..written + 8).for_each(|key| put(&store, key, &value).unwrap());
+        drop(store);
+        assert_eq!(keys(&open(&path, &LmdbOptions::tiny())), (0..written + 8).collect::<Vec<_>>());
+    }
+
     #[test]
     fn presizing_leaves_space_that_later_writes_use() {
         let dir = tempfile::tempdir().unwrap();
