@@ -92,6 +92,15 @@ impl GroupCell {
         self.status.send_modify(|published| published.health = health);
     }
 
+    /// Ends the group's actors for good: calls from now on fail as stopped.
+    pub fn stop(&self) {
+        self.publish_health(Health::Stopped);
+        if let Some(addrs) = self.addrs() {
+            self.set_addrs(None);
+            crate::group_life::end(&addrs);
+        }
+    }
+
     /// Raises an event; nobody need listen.
     pub fn raise(&self, event: GroupEvent) {
         let _ = self.events.send(event);

@@ -28,7 +28,7 @@ use crate::applier::{ApplyFailed, FlushTick, FlusherReplaced};
 use crate::directory::GroupCell;
 use crate::group_life::{self, LifeError};
 use crate::guard::{Down, DownGuard, Kill, KillMode};
-use crate::log_writer::{CreateGroup, LogWriter, StorageFailed};
+use crate::log_writer::{CreateGroup, GroupRefused, LogWriter, LogWriterPorts, StorageFailed};
 use crate::mailbox::{ActorKind, deliver_fact, messages, offer};
 use crate::node_parts::{NodeActors, NodeParts};
 use crate::peer_link::PeerLink;
@@ -179,13 +179,16 @@ impl Supervisor {
         };
         let reader = store.reader();
         let guard = self.guard(ActorKind::LogWriter, ctx);
-        let failed = ctx.address().recipient::<StorageFailed>();
         let parts = self.parts.clone();
+        let ports = LogWriterPorts {
+            clock: parts.clock.clone(),
+            progress: parts.log_progress.clone(),
+            failed: ctx.address().recipient(),
+            refused: ctx.address().recipient(),
+        };
         let writer =
             start(&*self.parts.spawner, Place::LogWriter, ActorKind::LogWriter, move |_| {
-                let progress = parts.log_progress.clone();
-                let config = parts.settings.log_writer;
-                LogWriter::new(store, config, parts.clock.clone(), progress, failed, guard)
+                LogWriter::new(store, parts.settings.log_writer, ports, guard)
             });
         Some((writer, reader))
     }
@@ -416,6 +419,14 @@ impl Handler<ApplyFailed> for Supervisor {
     fn handle(&mut self, failed: ApplyFailed, _: &mut Self::Context) {
         let ApplyFailed { group, index, reason, .. } = failed;
         self.quarantine(group, format!("entry {index} cannot be applied: {reason}"));
+    }
+}
+
+impl Handler<GroupRefused> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, refused: GroupRefused, _: &mut Self::Context) {
+        self.quarantine(refused.group, refused.error.to_string());
     }
 }
 

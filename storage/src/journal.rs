@@ -124,6 +124,11 @@ impl<T: TableStore> Journal<T> {
         })
     }
 
+    /// The table under the journal: to open it again after its owner died, or to ask for its size.
+    pub fn table(&self) -> &T {
+        &self.shared.table
+    }
+
     /// The quarantined groups and why, ascending.
     pub fn quarantined(&self) -> Vec<(GroupId, String)> {
         let index = self.shared.index();

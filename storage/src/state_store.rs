@@ -53,6 +53,11 @@ impl<T: TableStore> TableStateStore<T> {
         Self { table, is_poisoned: Arc::default() }
     }
 
+    /// The table under the state: to ask for its size.
+    pub fn table(&self) -> &T {
+        &self.table
+    }
+
     /// Deletes all of a group's state, durably: before a quarantined replica is re-seeded under a new
     /// id. The group must not be open. A crash in between leaves a state that cannot be opened until
     /// this is called again.

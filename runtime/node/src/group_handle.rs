@@ -177,7 +177,9 @@ impl GroupHandle {
 
     /// What the batcher has done and what waits in it; `None` while the group is down.
     pub async fn batcher_stats(&self) -> Option<BatcherStats> {
-        self.cell.addrs()?.batcher.send(GetBatcherStats).await.ok()
+        let (reply, stats) = oneshot::channel();
+        self.cell.addrs()?.batcher.try_send(GetBatcherStats { reply }).ok()?;
+        stats.await.ok()
     }
 
     async fn run(&self, unit: Unit) -> Result<AppliedUnit, ProposeError> {

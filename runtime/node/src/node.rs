@@ -8,42 +8,43 @@
 //!
 //! Only this file picks adapters: LMDB for the ports of storage, QUIC for the transport's.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use polyraft_actors::clock::SystemClock;
-use polyraft_actors::directory::Directory;
-use polyraft_actors::entropy::SeededEntropy;
-use polyraft_actors::group::TransferLeader;
+use polyraft_actors::directory::GroupCell;
 use polyraft_actors::group_life::initial_status;
 use polyraft_actors::log_writer::CreateGroup;
-use polyraft_actors::node_parts::{NodeParts, NodeSettings, Slots};
-use polyraft_actors::peer_link::LinkEvents;
-use polyraft_actors::spawner::{ArbiterCounts, ArbiterSpawner, Spawner};
-use polyraft_actors::supervisor::{CreateAndStart, start_supervisor};
-use polyraft_actors::workers::{ThreadWorkers, Workers};
-use polyraft_core::compaction::Retention;
+use polyraft_actors::node_parts::NodeParts;
+use polyraft_actors::supervisor::CreateAndStart;
 use polyraft_core::entry::{Configuration, Member};
 use polyraft_core::ids::{GroupId, NodeId, ReplicaId};
-use polyraft_core::ports::{GroupAppend, GroupIdentity, LogStore, PeerAddress, StorageError, Transport};
+use polyraft_core::ports::{GroupAppend, GroupIdentity, PeerAddress, Transport};
 use polyraft_core::state_machine::StateMachine;
-use polyraft_core::status::{Health, Role};
+use polyraft_core::status::Role;
+use polyraft_storage::lmdb::LmdbTable;
+use polyraft_transport::{Identity, QuicTransport};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, TlsPaths};
 use crate::config_cluster::GroupSpec;
 use crate::group_handle::GroupHandle;
 use crate::node_error::{CreateGroupError, StartError};
-use crate::node_status::NodeStatus;
+use crate::node_start::{self, Started};
+use crate::node_status::{LogWriterStatus, NodeStatus};
 
 /// Replica ids of a group's first members count from here, in the order of their nodes: far from
-/// any node id, so that the two are never taken for each other.
+/// most node ids, so that the two are not taken for each other.
 const FIRST_REPLICA_ID: u64 = 101;
+/// Longest name of a group, in bytes.
+const GROUP_NAME_BYTES_MAX: usize = 255;
+/// Longest that a stopping node waits for other nodes to take its leaderships over.
+const HAND_OVER_MAX: Duration = Duration::from_secs(2);
+/// How often a stopping node looks whether it may go on.
+const STOP_POLL: Duration = Duration::from_millis(10);
 
-/// A running node. A cheap clone; the last one dropped does not stop it, [`Node::stop`] does.
+/// A running node. A cheap clone; dropping the last one does not stop it, [`Node::stop`] does.
 #[derive(Clone)]
 pub struct Node {
     inner: Arc<Inner>,
@@ -52,13 +53,277 @@ pub struct Node {
 struct Inner {
     config: NodeConfig,
     parts: Arc<NodeParts>,
-    adapters: Adapters,
-    creating: tokio::sync::Mutex<()>,
+    transport: Arc<QuicTransport>,
+    tables: [LmdbTable; 2],
+    creating: Mutex<()>,
     running: Mutex<Option<Running>>,
 }
 
 /// What ends with the node.
-struct Running {
-    stop: oneshot::Sender<()>,
-    system: JoinHandle<()>,
+pub(crate) struct Running {
+    pub(crate) stop: oneshot::Sender<()>,
+    pub(crate) thread: JoinHandle<()>,
+}
+
+impl Node {
+    /// Starts a node: opens its data directory, listens, starts the groups that are stored there,
+    /// and creates the configured ones that are not. Does not wait for leaders or peers (TR-10).
+    ///
+    /// `machine` makes the state machine of a group; it is called again whenever one is rebuilt.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    ///
+    /// # Cancellation
+    /// Not safe: a node whose start is dropped may go on running until the process ends.
+    pub async fn start(
+        config: NodeConfig,
+        machine: impl Fn(&GroupSpec) -> Box<dyn StateMachine> + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
+        let identity = load_identity(config.tls())?;
+        let started = node_start::start(&config, identity, Box::new(machine)).await?;
+        let Started { parts, transport, tables, running } = started;
+        transport.set_peers(&peers(&config));
+        let node = Self {
+            inner: Arc::new(Inner {
+                config,
+                parts,
+                transport,
+                tables,
+                creating: Mutex::new(()),
+                running: Mutex::new(Some(running)),
+            }),
+        };
+        for spec in node.inner.config.cluster().groups().to_vec() {
+            if spec.nodes().contains(&node.id()) {
+                node.create_group(spec).await?;
+            }
+        }
+        Ok(node)
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> NodeId {
+        self.inner.parts.node
+    }
+
+    /// The cluster's name.
+    pub fn cluster(&self) -> &str {
+        self.inner.config.cluster().name()
+    }
+
+    /// The configuration that the node was started with.
+    pub fn config(&self) -> &NodeConfig {
+        &self.inner.config
+    }
+
+    /// The group with this name, if it has a replica here.
+    pub fn group(&self, name: &str) -> Option<GroupHandle> {
+        let mut groups = self.inner.parts.directory.groups().into_iter();
+        groups
+            .find(|(_, cell)| &*cell.status().name == name)
+            .map(|(id, cell)| self.handle(id, cell))
+    }
+
+    /// Every group with a replica here, ascending by id.
+    pub fn groups(&self) -> Vec<GroupHandle> {
+        let groups = self.inner.parts.directory.groups();
+        groups.into_iter().map(|(id, cell)| self.handle(id, cell)).collect()
+    }
+
+    /// Creates this node's replica of a group, durably, and starts it; a group that exists is
+    /// returned as it is. Every node of the group must create it with the same nodes.
+    ///
+    /// # Errors
+    /// See [`CreateGroupError`].
+    ///
+    /// # Cancellation
+    /// Dropping the future is safe; the group may be created all the same.
+    pub async fn create_group(&self, spec: GroupSpec) -> Result<GroupHandle, CreateGroupError> {
+        let group = spec.id();
+        let (cell, create) = match self.admit(&spec)? {
+            Admitted::Exists(handle) => return Ok(handle),
+            Admitted::New(cell, create) => (cell, create),
+        };
+        let interrupted = || CreateGroupError::Interrupted { group };
+        let supervisor = self.inner.parts.supervisor().ok_or_else(interrupted)?;
+        let (reply, created) = oneshot::channel();
+        let message =
+            CreateAndStart { create: CreateGroup { append: create, reply }, cell: cell.clone() };
+        supervisor.try_send(message).map_err(|_| interrupted())?;
+        match created.await {
+            Ok(Ok(())) => Ok(self.handle(group, cell)),
+            Ok(Err(source)) => Err(CreateGroupError::Storage { group, source }),
+            Err(_) => Err(interrupted()),
+        }
+    }
+
+    /// What the node says about itself. Never waits for an actor or a disk (RT-7).
+    pub fn status(&self) -> NodeStatus {
+        let Inner { parts, transport, tables, .. } = &*self.inner;
+        let progress = &parts.log_progress;
+        let failures = transport.handshake_failures().into_iter();
+        NodeStatus {
+            node: parts.node,
+            cluster: self.cluster().to_owned(),
+            peers: transport.link_status(),
+            groups: parts.directory.groups().iter().map(|(_, cell)| cell.status()).collect(),
+            log_writer: LogWriterStatus {
+                commits: progress.commits(),
+                last_commit: progress.last_commit(),
+                in_commit_for: progress.in_commit_for(parts.clock.now()),
+                is_full: progress.is_full(),
+            },
+            storage_bytes: tables.iter().filter_map(|t| t.file_bytes().ok()).sum(),
+            handshake_failures: failures.map(|(reason, n)| (reason.label(), n)).collect(),
+            storage_failure: parts.storage_failure().map(str::to_owned),
+        }
+    }
+
+    /// Replaces the node's certificates by what the configured files hold now; links are redialled
+    /// one by one.
+    ///
+    /// # Errors
+    /// The files cannot be used; the old certificates stay in force.
+    pub fn reload_certificates(&self) -> Result<(), StartError> {
+        let identity = load_identity(self.inner.config.tls())?;
+        Ok(self.inner.transport.reload(identity)?)
+    }
+
+    /// The parts that the node is made of, for fault injection in tests.
+    #[doc(hidden)]
+    pub fn parts(&self) -> &Arc<NodeParts> {
+        &self.inner.parts
+    }
+
+    /// Stops the node: hands its leaderships over while peers can take them, lets what is in flight
+    /// finish, ends every actor and joins every thread. Idempotent.
+    ///
+    /// # Cancellation
+    /// Not safe: the node may then be half stopped until `stop` is called again.
+    pub async fn stop(&self) {
+        self.hand_over().await;
+        let parts = &self.inner.parts;
+        parts.stop_supervision();
+        for (_, cell) in parts.directory.groups() {
+            cell.stop();
+        }
+        self.inner.transport.shutdown();
+        let running = self.inner.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Running { stop, thread }) = running {
+            let _ = stop.send(());
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                tracing::error!("the node's thread panicked");
+            }
+        }
+    }
+
+    fn handle(&self, id: GroupId, cell: Arc<GroupCell>) -> GroupHandle {
+        GroupHandle::new(id, cell, self.inner.config.limits().proposal_deadline)
+    }
+
+    /// Checks a new group against those that exist, and takes its place in the directory.
+    fn admit(&self, spec: &GroupSpec) -> Result<Admitted, CreateGroupError> {
+        let (group, name) = (spec.id(), spec.name().to_owned());
+        if name.is_empty() || name.len() > GROUP_NAME_BYTES_MAX {
+            return Err(CreateGroupError::Name { group, bytes: name.len() });
+        }
+        let _one_at_a_time = self.inner.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        let existing = self.inner.parts.directory.groups();
+        if let Some((_, cell)) = existing.iter().find(|(id, _)| *id == group) {
+            let existing = cell.status().name.to_string();
+            if existing != name {
+                return Err(CreateGroupError::IdTaken { group, existing, asked: name });
+            }
+            return Ok(Admitted::Exists(self.handle(group, cell.clone())));
+        }
+        if let Some((other, _)) = existing.iter().find(|(_, cell)| *cell.status().name == *name) {
+            return Err(CreateGroupError::NameTaken { name, existing: *other, asked: group });
+        }
+        let (groups, max) = (existing.len(), self.inner.config.limits().groups_max);
+        if groups >= max {
+            return Err(CreateGroupError::TooMany { group, groups, max });
+        }
+        if (groups + 1) * 10 == max * 8 {
+            tracing::warn!(groups = groups + 1, max, "80 % of the groups that this node may host");
+        }
+        self.new_group(spec)
+    }
+
+    fn new_group(&self, spec: &GroupSpec) -> Result<Admitted, CreateGroupError> {
+        let (group, node) = (spec.id(), self.id());
+        let configuration =
+            Configuration::initial(members(spec, self.inner.config.cluster().nodes()));
+        let replica = configuration.replica_on(node);
+        let replica = replica.ok_or(CreateGroupError::NotAMember { group, node })?;
+        let identity = GroupIdentity { name: spec.name().to_owned(), replica };
+        let status = initial_status(group, &identity, configuration.clone());
+        let (cell, _) = self.inner.parts.directory.insert_group(group, status);
+        let mut append = GroupAppend::empty(group);
+        append.create = Some(identity);
+        append.configuration = Some(configuration);
+        Ok(Admitted::New(cell, append))
+    }
+
+    /// Asks connected members to take over what this node leads, and waits a while for them.
+    async fn hand_over(&self) {
+        let until = tokio::time::Instant::now() + HAND_OVER_MAX;
+        while tokio::time::Instant::now() < until {
+            let led: Vec<_> =
+                self.groups().into_iter().filter(|g| g.status().role == Role::Leader).collect();
+            let connected: Vec<NodeId> = self
+                .inner
+                .transport
+                .link_status()
+                .into_iter()
+                .filter(|link| link.connected)
+                .map(|link| link.peer)
+                .collect();
+            let mut asked = false;
+            for (at, group) in led.iter().enumerate() {
+                let status = group.status();
+                let mut heirs = status.configuration.members.iter().map(|m| m.node);
+                let len = connected.len().max(1);
+                let preferred = connected.get(at % len).filter(|n| heirs.clone().any(|h| h == **n));
+                let heir = preferred.copied().or_else(|| heirs.find(|n| connected.contains(n)));
+                asked |= heir.is_some_and(|heir| group.transfer_leader(heir));
+            }
+            if !asked {
+                return;
+            }
+            tokio::time::sleep(STOP_POLL * 10).await;
+        }
+    }
+}
+
+/// What becomes of a request to create a group.
+enum Admitted {
+    Exists(GroupHandle),
+    New(Arc<GroupCell>, GroupAppend),
+}
+
+/// A group's first members: one replica on each of its nodes.
+fn members(spec: &GroupSpec, cluster: &[PeerAddress]) -> Vec<Member> {
+    let mut nodes: Vec<NodeId> = match spec.nodes() {
+        [] => cluster.iter().map(|peer| peer.node).collect(),
+        nodes => nodes.to_vec(),
+    };
+    nodes.sort();
+    nodes.dedup();
+    let ids = (FIRST_REPLICA_ID..).map(ReplicaId::new);
+    ids.zip(nodes).map(|(replica, node)| Member { replica, node }).collect()
+}
+
+fn peers(config: &NodeConfig) -> Vec<PeerAddress> {
+    let nodes = config.cluster().nodes().iter();
+    nodes.filter(|peer| peer.node != config.node_id()).cloned().collect()
+}
+
+fn load_identity(paths: &TlsPaths) -> Result<Identity, StartError> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|source| StartError::ReadFile { path: path.to_owned(), source })
+    };
+    let (chain, key, roots) = (read(&paths.cert)?, read(&paths.key)?, read(&paths.ca)?);
+    Ok(Identity::from_pem(&chain, &key, &roots, &[])?)
 }

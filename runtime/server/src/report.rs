@@ -105,7 +105,7 @@ impl From<&GroupStatus> for GroupReport {
         };
         Self {
             group: status.group.get(),
-            name: status.name.clone(),
+            name: status.name.to_string(),
             health,
             role: status.role.as_str().to_owned(),
             term: status.term.get(),

@@ -88,7 +88,7 @@ impl KeyspaceHandle {
         } else {
             self.group.read(query).await
         };
-        opened(&reply.map_err(|error| statuses::of_read(&error))?.body)
+        opened(&reply.map_err(|error| statuses::of_read(&error))?)
     }
 
     /// Completes the header of an answer to a read.

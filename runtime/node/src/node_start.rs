@@ -1,0 +1,228 @@
+//! How a node comes up: storage, transport, the actix system on its own thread, the supervisor.
+//!
+//! ```text
+//! thread "polyraft-node": actix System ─→ arbiters, workers → Supervisor → … until told to stop
+//! runtime "polyraft-quic": the transport's tasks
+//! ```
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use polyraft_actors::applier::ApplierConfig;
+use polyraft_actors::clock::SystemClock;
+use polyraft_actors::directory::Directory;
+use polyraft_actors::entropy::SeededEntropy;
+use polyraft_actors::group_life::initial_status;
+use polyraft_actors::log_writer::LogWriterConfig;
+use polyraft_actors::node_parts::{NodeParts, NodeSettings, OpenLog, Slots};
+use polyraft_actors::peer_link::LinkEvents;
+use polyraft_actors::spawner::{ArbiterCounts, ArbiterSpawner, Spawner};
+use polyraft_actors::state_flusher::StateFlusherConfig;
+use polyraft_actors::supervisor::start_supervisor;
+use polyraft_actors::workers::{ThreadWorkers, Workers};
+use polyraft_core::batch_config::BatchConfig;
+use polyraft_core::compaction::Retention;
+use polyraft_core::entry::Configuration;
+use polyraft_core::ids::GroupId;
+use polyraft_core::ports::LogStore;
+use polyraft_core::state_machine::StateMachine;
+use polyraft_storage::journal::{Journal, JournalOptions};
+use polyraft_storage::lmdb::{LmdbOptions, LmdbTable};
+use polyraft_storage::{Storage, StorageOptions};
+use polyraft_transport::{ClusterName, Identity, Mtu, QuicConfig, QuicTransport};
+use tokio::sync::oneshot;
+
+use crate::config::NodeConfig;
+use crate::config_cluster::GroupSpec;
+use crate::node::Running;
+use crate::node_error::StartError;
+
+/// Applied entries kept in memory for followers that lag, per group.
+const TAIL_BYTES_MAX: usize = 4 << 20;
+/// Committed bytes that a group's applier may hold.
+const APPLY_IN_FLIGHT_BYTES_MAX: usize = 8 << 20;
+/// Committed and unapplied bytes at which a group stops taking proposals.
+const APPLY_BACKLOG_BYTES_MAX: usize = 32 << 20;
+/// How often applied state is made durable.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+/// Threads of the transport.
+const QUIC_THREADS: usize = 2;
+/// Threads on which state machines may block, beyond the configured ones that compute.
+const APPLY_THREADS_MIN: usize = 16;
+
+/// Makes the state machine of a group.
+pub(crate) type Machine = Box<dyn Fn(&GroupSpec) -> Box<dyn StateMachine> + Send + Sync>;
+
+/// A node that has come up.
+pub(crate) struct Started {
+    pub(crate) parts: Arc<NodeParts>,
+    pub(crate) transport: Arc<QuicTransport>,
+    pub(crate) tables: [LmdbTable; 2],
+    pub(crate) running: Running,
+}
+
+/// Everything that is opened before the actors start.
+struct Opened {
+    storage: Storage<LmdbTable>,
+    directory: Arc<Directory>,
+    transport: Arc<QuicTransport>,
+    runtime: tokio::runtime::Runtime,
+}
+
+pub(crate) async fn start(
+    config: &NodeConfig,
+    identity: Identity,
+    machine: Machine,
+) -> Result<Started, StartError> {
+    let opened = open(config, identity)?;
+    let transport = opened.transport.clone();
+    let tables = [opened.storage.journal.table().clone(), opened.storage.state.table().clone()];
+    let (ready, started) = oneshot::channel();
+    let (stop, stopped) = oneshot::channel();
+    let config = config.clone();
+    let thread = std::thread::Builder::new()
+        .name("polyraft-node".to_owned())
+        .spawn(move || run(&config, opened, machine, ready, stopped))
+        .map_err(StartError::Thread)?;
+    let parts = started.await.map_err(|_| StartError::Ended)?;
+    Ok(Started { parts, transport, tables, running: Running { stop, thread } })
+}
+
+fn open(config: &NodeConfig, identity: Identity) -> Result<Opened, StartError> {
+    let cluster = ClusterName::new(config.cluster().name())?;
+    let options = storage_options(config);
+    let node = config.node_id();
+    let storage = Storage::open(config.data_dir(), &options, config.cluster().name(), node)?;
+    let directory = Arc::new(Directory::default());
+    for (group, identity) in storage.journal.groups() {
+        directory.insert_group(group, initial_status(group, &identity, Configuration::default()));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(QUIC_THREADS)
+        .thread_name("polyraft-quic")
+        .enable_all()
+        .build()
+        .map_err(StartError::Thread)?;
+    let quic = QuicConfig::new(node, cluster, config.listen(), identity).mtu(mtu(config));
+    let events = Arc::new(LinkEvents::new(directory.clone()));
+    let transport = Arc::new(QuicTransport::start(quic, events, runtime.handle().clone())?);
+    Ok(Opened { storage, directory, transport, runtime })
+}
+
+/// Loopback carries large datagrams; anything else gets what every path carries.
+fn mtu(config: &NodeConfig) -> Mtu {
+    if config.listen().ip().is_loopback() { Mtu::Jumbo } else { Mtu::Standard }
+}
+
+/// The node's own thread, from its first actor to its last.
+fn run(
+    config: &NodeConfig,
+    opened: Opened,
+    machine: Machine,
+    ready: oneshot::Sender<Arc<NodeParts>>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let Opened { storage, directory, transport, runtime } = opened;
+    actix::System::new().block_on(async move {
+        let threads = config.threads();
+        let counts = ArbiterCounts { shards: threads.shards(), ..ArbiterCounts::default() };
+        let spawner: Arc<dyn Spawner> = Arc::new(ArbiterSpawner::new(counts));
+        let apply_threads = threads.apply_workers().max(APPLY_THREADS_MIN);
+        let workers: Arc<dyn Workers> = Arc::new(ThreadWorkers::new(apply_threads));
+        let parts = Arc::new(NodeParts {
+            node: config.node_id(),
+            peers: config
+                .cluster()
+                .nodes()
+                .iter()
+                .map(|peer| peer.node)
+                .filter(|node| *node != config.node_id())
+                .collect(),
+            settings: settings(config),
+            spawner: spawner.clone(),
+            workers: workers.clone(),
+            clock: Arc::new(SystemClock::start()),
+            entropy: Arc::new(SeededEntropy::new(rand::random())),
+            directory,
+            transport,
+            state: storage.state.clone(),
+            open_log: open_log(storage.journal, storage_options(config).journal),
+            machine: Box::new(move |group: GroupId, name: &str| {
+                machine(&GroupSpec::new(group, name))
+            }),
+            on_storage_failed: Box::new(|reason| tracing::error!(reason, "storage failed")),
+            log_progress: Arc::default(),
+            slots: Slots::default(),
+        });
+        start_supervisor(&parts);
+        // An Err means that nobody waits for the start: there is nobody to serve.
+        if ready.send(parts.clone()).is_ok() {
+            let _ = stopped.await;
+        }
+        parts.stop_supervision();
+        spawner.stop();
+        workers.stop();
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+}
+
+/// The journal that is open already, once; afterwards a new one over the same environment.
+fn open_log(journal: Journal<LmdbTable>, options: JournalOptions) -> Box<OpenLog> {
+    let table = journal.table().clone();
+    let first = Mutex::new(Some(journal));
+    Box::new(move || {
+        if let Some(journal) = first.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Ok(Box::new(journal) as Box<dyn LogStore>);
+        }
+        Ok(Box::new(Journal::open(table.clone(), options.clone())?) as Box<dyn LogStore>)
+    })
+}
+
+fn storage_options(config: &NodeConfig) -> StorageOptions {
+    let bytes = |bytes: u64| usize::try_from(bytes).expect("the config was validated");
+    let storage = config.storage();
+    let map = |max: u64| {
+        let defaults = LmdbOptions::default();
+        let map_bytes_max = bytes(max);
+        LmdbOptions { map_bytes: defaults.map_bytes.min(map_bytes_max), map_bytes_max, ..defaults }
+    };
+    StorageOptions {
+        log: map(storage.log_map_bytes),
+        state: map(storage.state_map_bytes),
+        journal: JournalOptions {
+            journal_bytes_max: storage.journal_bytes_max,
+            ..JournalOptions::default()
+        },
+    }
+}
+
+fn settings(config: &NodeConfig) -> NodeSettings {
+    let timing = config.cluster().effective_timing();
+    let (limits, batching) = (config.limits(), config.batching());
+    NodeSettings {
+        tick: timing.tick,
+        heartbeat_ticks: timing.heartbeat_ticks.into(),
+        election_ticks: timing.election_ticks.into(),
+        batch: BatchConfig {
+            enabled: batching.enabled,
+            commands_max: batching.commands_max,
+            bytes_max: batching.bytes_max,
+            linger: batching.linger,
+            in_flight_max: batching.in_flight_max,
+            queue_commands_max: batching.queue_commands_max,
+            queue_bytes_max: batching.queue_bytes_max,
+        },
+        read_deadline: limits.proposal_deadline,
+        retention: Retention {
+            keep_entries: limits.catch_up_entries,
+            step_entries: (limits.catch_up_entries / 4).max(1),
+        },
+        tail_bytes_max: TAIL_BYTES_MAX,
+        apply_in_flight_bytes_max: APPLY_IN_FLIGHT_BYTES_MAX,
+        apply_backlog_bytes_max: APPLY_BACKLOG_BYTES_MAX,
+        applier: ApplierConfig::default(),
+        log_writer: LogWriterConfig::default(),
+        state_flusher: StateFlusherConfig::default(),
+        flush_interval: FLUSH_INTERVAL,
+    }
+}

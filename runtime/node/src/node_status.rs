@@ -1,0 +1,41 @@
+//! What a node says about itself, from published copies: nothing here waits for an actor (RT-7).
+
+use std::time::Duration;
+
+use polyraft_core::ids::NodeId;
+use polyraft_core::ports::LinkStatus;
+use polyraft_core::status::GroupStatus;
+
+/// A node as of now.
+#[derive(Debug, Clone)]
+pub struct NodeStatus {
+    /// The node.
+    pub node: NodeId,
+    /// The cluster's name.
+    pub cluster: String,
+    /// Links to the other nodes, ascending.
+    pub peers: Vec<LinkStatus>,
+    /// Groups with a replica here, ascending.
+    pub groups: Vec<GroupStatus>,
+    /// The log writer.
+    pub log_writer: LogWriterStatus,
+    /// Bytes of both environments on disk.
+    pub storage_bytes: u64,
+    /// Refused handshakes since the start, by reason.
+    pub handshake_failures: Vec<(&'static str, u64)>,
+    /// Why this node acknowledges nothing any more, if a store has failed.
+    pub storage_failure: Option<String>,
+}
+
+/// How the log writer is doing.
+#[derive(Debug, Clone, Copy)]
+pub struct LogWriterStatus {
+    /// Commits since its first life.
+    pub commits: u64,
+    /// How long the last commit took.
+    pub last_commit: Duration,
+    /// How long the commit under way has been running, if one is.
+    pub in_commit_for: Option<Duration>,
+    /// Whether the disk or the map is full: nothing is acknowledged until there is room.
+    pub is_full: bool,
+}
