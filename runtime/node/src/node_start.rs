@@ -150,6 +150,10 @@ fn run(
             slots: Slots::default(),
         });
         start_supervisor(&parts);
+        // The supervisor opens the journal and enters the stored groups into the directory.
+        while parts.actors().is_none() && parts.storage_failure().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         // An Err means that nobody waits for the start: there is nobody to serve.
         if ready.send(parts.clone()).is_ok() {
             let _ = stopped.await;
