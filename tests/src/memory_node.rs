@@ -1,0 +1,611 @@
+//! Memory node: a whole node of the production actors, on disks and a network in memory.
+//!
+//! ```text
+//! MemoryCluster ─start→ MemoryNode: NodeParts over Storage::open_in_memory + LossyTransport
+//!                        └ Threads::One: every actor on this thread, virtual time (`simulate`)
+//!                        └ Threads::Own: production arbiters and workers, real time
+//! ```
+//!
+//! Promise: with [`Threads::One`] inside [`simulate`], a run is a function of its seed. Disks outlive
+//! their node: stop it, and start it again on what it left. Faults are switched on from outside: on
+//! the disks ([`MemoryDisks`]), the network ([`MemoryNetwork`]) and the journal ([`LogFaults`]).
+//! Not here: judging a run; LMDB and QUIC (`polyraft::Node` itself).
+
+use std::future::Future;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use polyraft_actors::applier::{ApplierConfig, Query};
+use polyraft_actors::batcher::Propose;
+use polyraft_actors::clock::{Clock, SystemClock, VirtualClock};
+use polyraft_actors::directory::{Directory, GroupCell};
+use polyraft_actors::entropy::{Entropy, SeededEntropy};
+use polyraft_actors::group::Read;
+use polyraft_actors::group_life::initial_status;
+use polyraft_actors::guard::{Kill, KillMode};
+use polyraft_actors::log_writer::{CreateGroup, LogWriterConfig};
+use polyraft_actors::node_parts::{MakeMachine, NodeParts, NodeSettings, OpenLog, Slots};
+use polyraft_actors::peer_link::LinkEvents;
+use polyraft_actors::proposal::UnitReply;
+use polyraft_actors::spawner::{ArbiterCounts, ArbiterSpawner, LocalSpawner, Spawner};
+use polyraft_actors::state_flusher::StateFlusherConfig;
+use polyraft_actors::supervisor::{CreateAndStart, start_supervisor};
+use polyraft_actors::workers::{LocalWorkers, ThreadWorkers, Workers};
+use polyraft_core::batch::Unit;
+use polyraft_core::batch_config::BatchConfig;
+use polyraft_core::compaction::Retention;
+use polyraft_core::entry::{Configuration, Member};
+use polyraft_core::error::{ProposeError, ReadError};
+use polyraft_core::ids::{GroupId, LogIndex, NodeId, ReplicaId};
+use polyraft_core::message::AppliedUnit;
+use polyraft_core::ports::{
+    CommitStats, GroupAppend, GroupIdentity, LogReader, LogStore, PeerAddress, RestoredLog,
+    StorageError,
+};
+use polyraft_core::status::{GroupStatus, Role};
+use polyraft_storage::identity::DataIdentity;
+use polyraft_storage::journal::{Journal, JournalOptions};
+use polyraft_storage::{MemoryDisks, Storage};
+use polyraft_transport::{MemoryNetwork, MemoryTransport};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use crate::ledger::{Ledger, block_for};
+use crate::lossy_transport::{LossyTransport, NetworkWeather, ObserveFrame};
+
+/// First replica id of every group; node n holds this plus n.
+const REPLICA_IDS_FROM: u64 = 100;
+/// How often a waiting test looks.
+const POLL: Duration = Duration::from_millis(5);
+/// Longest that the actors of a stopping node may take to end.
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Which threads a node's actors run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// The current one, in virtual time. Needs [`simulate`].
+    One,
+    /// Threads of their own, as in production. Needs a current actix `System`.
+    Own,
+}
+
+/// How the nodes of a cluster are made.
+#[derive(Clone)]
+pub struct MemoryOptions {
+    /// Decides every election timeout, every lost frame.
+    pub seed: u64,
+    /// Where actors run.
+    pub threads: Threads,
+    /// Timing and limits.
+    pub settings: NodeSettings,
+    /// The network between every two nodes.
+    pub weather: NetworkWeather,
+    /// Makes the state machine of a group on a node.
+    pub machine: Arc<dyn Fn(NodeId, GroupId) -> Box<dyn polyraft::StateMachine> + Send + Sync>,
+    /// Sees every frame: sender, receiver, lane, bytes.
+    pub observe: Arc<dyn Fn(NodeId, NodeId, polyraft_core::ports::Lane, &Bytes) + Send + Sync>,
+}
+
+impl MemoryOptions {
+    /// A ledger per group, ticks of 20 ms, heartbeats of 100 ms, election timeouts from 1 s.
+    pub fn new(threads: Threads, seed: u64) -> Self {
+        Self {
+            seed,
+            threads,
+            settings: settings(Duration::from_millis(20), 5, 50),
+            weather: NetworkWeather::default(),
+            machine: Arc::new(|_, _| Box::new(Ledger::default())),
+            observe: Arc::new(|_, _, _, _| {}),
+        }
+    }
+}
+
+/// A node's settings with these ticks, and otherwise what production has.
+pub fn settings(tick: Duration, heartbeat_ticks: u64, election_ticks: u64) -> NodeSettings {
+    NodeSettings {
+        tick,
+        heartbeat_ticks,
+        election_ticks,
+        batch: BatchConfig::balanced(),
+        read_deadline: Duration::from_secs(5),
+        retention: Retention { keep_entries: 1_000, step_entries: 250 },
+        tail_bytes_max: 4 << 20,
+        apply_in_flight_bytes_max: 8 << 20,
+        apply_backlog_bytes_max: 32 << 20,
+        applier: ApplierConfig::default(),
+        log_writer: LogWriterConfig::default(),
+        state_flusher: StateFlusherConfig::default(),
+        flush_interval: Duration::from_millis(500),
+    }
+}
+
+/// Runs `test` on one thread with virtual time, inside an actix `System` of its own.
+pub fn simulate<T>(test: impl Future<Output = T>) -> T {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .expect("a runtime needs no more than this process has")
+    };
+    actix::System::with_tokio_rt(runtime).block_on(test)
+}
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+/// If it does not within `deadline`.
+pub async fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + deadline;
+    while !condition() {
+        assert!(Instant::now() < until, "not within {deadline:?}: {what}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Faults of a journal, switched on from outside.
+#[derive(Debug, Default)]
+pub struct LogFaults {
+    commit_takes_us: AtomicU64,
+    commits: AtomicU64,
+    fails_at: Mutex<Option<(u64, LogFailure)>>,
+}
+
+/// What a commit says instead of doing its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFailure {
+    /// The environment failed.
+    Io,
+    /// The first group of the commit is corrupt.
+    Corrupt,
+}
+
+impl LogFaults {
+    /// From now on each commit takes this much longer, on the log writer's thread.
+    pub fn set_commit_takes(&self, duration: Duration) {
+        self.commit_takes_us.store(duration.as_micros() as u64, Relaxed);
+    }
+
+    /// Makes the commit after `commits` more ones fail, once.
+    pub fn fail_after(&self, commits: u64, failure: LogFailure) {
+        let at = self.commits() + commits;
+        *self.fails_at.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, failure));
+    }
+
+    /// Commits so far.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Relaxed)
+    }
+
+    fn before_commit(&self, appends: &[GroupAppend]) -> Result<(), StorageError> {
+        block_for(Duration::from_micros(self.commit_takes_us.load(Relaxed)));
+        let commit = self.commits.fetch_add(1, Relaxed);
+        let mut fails_at = self.fails_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, failure)) = fails_at.take_if(|(at, _)| *at <= commit) else { return Ok(()) };
+        Err(match failure {
+            LogFailure::Io => StorageError::Io {
+                doing: "committing, as the test asked",
+                source: Box::new(std::io::Error::other("injected")),
+            },
+            LogFailure::Corrupt => {
+                StorageError::Corrupt { group: appends[0].group, what: "injected".to_owned() }
+            }
+        })
+    }
+}
+
+/// A journal under [`LogFaults`].
+struct FaultyLog {
+    inner: Box<dyn LogStore>,
+    faults: Arc<LogFaults>,
+}
+
+impl LogStore for FaultyLog {
+    fn commit(&mut self, appends: &[GroupAppend]) -> Result<CommitStats, StorageError> {
+        self.faults.before_commit(appends)?;
+        self.inner.commit(appends)
+    }
+
+    fn restore(&self, group: GroupId, applied: LogIndex) -> Result<RestoredLog, StorageError> {
+        self.inner.restore(group, applied)
+    }
+
+    fn groups(&self) -> Vec<(GroupId, GroupIdentity)> {
+        self.inner.groups()
+    }
+
+    fn collect_garbage(&mut self) -> Result<bool, StorageError> {
+        self.inner.collect_garbage()
+    }
+
+    fn reader(&self) -> Arc<dyn LogReader> {
+        self.inner.reader()
+    }
+}
+
+/// What a node leaves behind when it stops, and starts from.
+#[derive(Debug, Clone, Default)]
+pub struct NodeRemains {
+    /// Its disks.
+    pub disks: MemoryDisks,
+    /// The faults of its journal.
+    pub log_faults: Arc<LogFaults>,
+    starts: u64,
+}
+
+/// One node.
+pub struct MemoryNode {
+    /// Its id.
+    pub id: NodeId,
+    /// What it is made of.
+    pub parts: Arc<NodeParts>,
+    /// Its disks and their faults.
+    pub remains: NodeRemains,
+    /// Its transport, for changes of the weather.
+    pub transport: Arc<LossyTransport<MemoryTransport>>,
+}
+
+/// Nodes 1 to n on one network.
+pub struct MemoryCluster {
+    /// Cuts and heals links.
+    pub network: MemoryNetwork,
+    /// The nodes that run, by id.
+    pub nodes: Vec<MemoryNode>,
+    options: MemoryOptions,
+    ids: Vec<NodeId>,
+}
+
+impl MemoryCluster {
+    /// Starts nodes 1 to `nodes`. Needs a tokio runtime, and what `options.threads` asks.
+    pub fn start(nodes: u64, options: MemoryOptions) -> Self {
+        let network = MemoryNetwork::new();
+        let ids: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
+        let start = |id: &NodeId| {
+            MemoryNode::start(*id, &ids, &network, &options, NodeRemains::default())
+        };
+        let nodes = ids.iter().map(start).collect();
+        Self { network, nodes, options, ids }
+    }
+
+    /// The node `id`.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn node(&self, id: u64) -> &MemoryNode {
+        let mut nodes = self.nodes.iter();
+        nodes.find(|node| node.id.get() == id).expect("the test stopped that node")
+    }
+
+    /// Creates `group` with a replica on every node, and waits until it is durable everywhere.
+    pub async fn create_group(&self, group: GroupId) {
+        for node in &self.nodes {
+            node.create_group(group, &self.ids).await.expect("a healthy disk takes a group");
+        }
+    }
+
+    /// Waits for a leader of `group` that most running nodes follow; returns its node's id.
+    pub async fn leader(&self, group: GroupId, deadline: Duration) -> u64 {
+        let mut leader = None;
+        wait_until("a leader that most follow", deadline, || {
+            leader = self.agreed_leader(group);
+            leader.is_some()
+        })
+        .await;
+        leader.expect("it was just seen")
+    }
+
+    /// The leader that most of the cluster's nodes, itself included, agree on now.
+    pub fn agreed_leader(&self, group: GroupId) -> Option<u64> {
+        let statuses: Vec<_> = self.nodes.iter().filter_map(|n| n.status(group)).collect();
+        let leads = |s: &&GroupStatus| s.role == Role::Leader;
+        let newest = statuses.iter().filter(leads).max_by_key(|s| s.term)?;
+        let agrees = |s: &&GroupStatus| s.term == newest.term && s.leader == newest.leader;
+        let agreed = statuses.iter().filter(agrees).count();
+        (agreed * 2 > self.ids.len()).then(|| newest.leader.map(NodeId::get)).flatten()
+    }
+
+    /// Takes every link of `node` down, or lets them come up again.
+    pub fn isolate(&self, node: u64, isolated: bool) {
+        let node = NodeId::new(node);
+        for other in self.ids.iter().filter(|id| **id != node) {
+            match isolated {
+                true => self.network.disconnect(node, *other),
+                false => self.network.reconnect(node, *other),
+            }
+        }
+    }
+
+    /// Stops one node; returns what [`MemoryCluster::restart`] needs.
+    pub async fn stop_node(&mut self, id: u64) -> NodeRemains {
+        let at = self.nodes.iter().position(|n| n.id.get() == id).expect("the node runs");
+        self.nodes.remove(at).stop().await
+    }
+
+    /// Starts a node on what it left.
+    pub fn restart(&mut self, id: u64, remains: NodeRemains) {
+        let id = NodeId::new(id);
+        let node = MemoryNode::start(id, &self.ids, &self.network, &self.options, remains);
+        self.nodes.push(node);
+        self.nodes.sort_by_key(|node| node.id);
+    }
+
+    /// Stops every node.
+    pub async fn stop(self) {
+        for node in self.nodes {
+            node.stop().await;
+        }
+    }
+}
+
+impl MemoryNode {
+    fn start(
+        id: NodeId,
+        ids: &[NodeId],
+        network: &MemoryNetwork,
+        options: &MemoryOptions,
+        mut remains: NodeRemains,
+    ) -> Self {
+        remains.starts += 1;
+        let identity =
+            DataIdentity { cluster: "memory".into(), node: id, incarnation: remains.starts };
+        let journal = JournalOptions::default();
+        let storage = Storage::open_in_memory(&remains.disks, &journal, identity)
+            .expect("a disk in memory can be read");
+        let directory = Arc::new(Directory::default());
+        for (group, identity) in storage.journal.groups() {
+            let status = initial_status(group, &identity, Configuration::default());
+            directory.insert_group(group, status);
+        }
+        // Every life of every node draws numbers of its own.
+        let entropy = SeededEntropy::new(options.seed ^ (id.get() << 32) ^ (remains.starts << 48));
+        let transport = transport(id, network, options, &directory, entropy.next_u64());
+        let (spawner, workers) = threads(options.threads);
+        let clock: Arc<dyn Clock> = match options.threads {
+            Threads::One => Arc::new(VirtualClock::start(1_700_000_000_000)),
+            Threads::Own => Arc::new(SystemClock::start()),
+        };
+        let parts = Arc::new(NodeParts {
+            node: id,
+            peers: ids.iter().copied().filter(|peer| *peer != id).collect(),
+            settings: options.settings.clone(),
+            spawner,
+            workers,
+            clock,
+            entropy: Arc::new(entropy),
+            directory,
+            transport: transport.clone(),
+            state: storage.state.clone(),
+            open_log: open_log(&remains, journal),
+            machine: machine(id, options),
+            on_storage_failed: Box::new(|_| {}),
+            log_progress: Arc::default(),
+            slots: Slots::default(),
+        });
+        start_supervisor(&parts);
+        let address = |node: &NodeId| PeerAddress { node: *node, address: String::new() };
+        let peers: Vec<PeerAddress> = ids.iter().map(address).collect();
+        polyraft_core::ports::Transport::set_peers(&*transport, &peers);
+        Self { id, parts, remains, transport }
+    }
+
+    /// Creates this node's replica of `group`, durably, and starts it.
+    ///
+    /// # Errors
+    /// What the storage said; `Poisoned` also if the log writer died meanwhile.
+    pub async fn create_group(&self, group: GroupId, on: &[NodeId]) -> Result<(), StorageError> {
+        let members = on.iter().map(|node| Member {
+            replica: ReplicaId::new(REPLICA_IDS_FROM + node.get()),
+            node: *node,
+        });
+        let configuration = Configuration::initial(members.collect());
+        let replica = ReplicaId::new(REPLICA_IDS_FROM + self.id.get());
+        let identity = GroupIdentity { name: format!("group-{group}"), replica };
+        let status = initial_status(group, &identity, configuration.clone());
+        let (cell, _) = self.parts.directory.insert_group(group, status);
+        let mut append = GroupAppend::empty(group);
+        append.create = Some(identity);
+        append.configuration = Some(configuration);
+        let (reply, created) = oneshot::channel();
+        let message = CreateAndStart { create: CreateGroup { append, reply }, cell };
+        self.parts.supervisor().expect("it was started").send(message).await.ok();
+        created.await.unwrap_or(Err(StorageError::Poisoned))
+    }
+
+    /// The cell of a group.
+    ///
+    /// # Panics
+    /// If it is not here.
+    pub fn cell(&self, group: GroupId) -> Arc<GroupCell> {
+        self.parts.directory.group(group).expect("the test created the group")
+    }
+
+    /// What a group last published.
+    pub fn status(&self, group: GroupId) -> Option<GroupStatus> {
+        self.parts.directory.group(group).map(|cell| cell.status())
+    }
+
+    /// Proposes one command through this node.
+    ///
+    /// # Errors
+    /// As `GroupHandle::propose`.
+    pub async fn propose(
+        &self,
+        group: GroupId,
+        command: Bytes,
+        deadline: Duration,
+    ) -> Result<AppliedUnit, ProposeError> {
+        propose(&self.cell(group), group, command, deadline).await
+    }
+
+    /// A linearizable read through this node.
+    ///
+    /// # Errors
+    /// As `GroupHandle::read`.
+    pub async fn read(
+        &self,
+        group: GroupId,
+        query: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, ReadError> {
+        let addrs = self.cell(group).addrs().ok_or(ReadError::Stopped { group })?;
+        let (reply, answer) = oneshot::channel();
+        addrs
+            .group
+            .try_send(Read { query, reply })
+            .map_err(|_| ReadError::Overloaded { group, what: "a mailbox" })?;
+        answered(group, answer, deadline).await
+    }
+
+    /// What this node has applied, which may be old.
+    ///
+    /// # Errors
+    /// As `GroupHandle::read_stale`.
+    pub async fn read_stale(
+        &self,
+        group: GroupId,
+        query: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, ReadError> {
+        let addrs = self.cell(group).addrs().ok_or(ReadError::Stopped { group })?;
+        let (reply, answer) = oneshot::channel();
+        addrs
+            .applier
+            .try_send(Query { query, at_least: LogIndex::ZERO, reply })
+            .map_err(|_| ReadError::Overloaded { group, what: "a mailbox" })?;
+        answered(group, answer, deadline).await
+    }
+
+    /// Ends every actor and waits until they are gone; the disks remain.
+    pub async fn stop(self) -> NodeRemains {
+        let parts = &self.parts;
+        parts.stop_supervision();
+        for (_, cell) in parts.directory.groups() {
+            cell.stop();
+        }
+        polyraft_core::ports::Transport::shutdown(&*self.transport);
+        let stop = Kill { mode: KillMode::Stop };
+        if let Some(actors) = parts.actors() {
+            let _ = actors.log_writer.try_send(stop);
+            let _ = actors.flusher.try_send(stop);
+            let _ = actors.tick.try_send(stop);
+        }
+        for (_, link) in parts.directory.links() {
+            let _ = link.try_send(stop);
+        }
+        if let Some(supervisor) = parts.supervisor() {
+            let _ = supervisor.try_send(stop);
+        }
+        wait_until("the actors to end", STOP_DEADLINE, || {
+            let actors = parts.actors();
+            let lives = actors.is_some_and(|a| a.log_writer.connected() || a.flusher.connected());
+            !lives && !parts.supervisor().is_some_and(|supervisor| supervisor.connected())
+        })
+        .await;
+        parts.spawner.stop();
+        parts.workers.stop();
+        self.remains
+    }
+}
+
+/// Proposes one command to the group in `cell`, on whichever node.
+///
+/// # Errors
+/// As `GroupHandle::propose`.
+pub async fn propose(
+    cell: &GroupCell,
+    group: GroupId,
+    command: Bytes,
+    deadline: Duration,
+) -> Result<AppliedUnit, ProposeError> {
+    let addrs = cell.addrs().ok_or(ProposeError::Stopped { group })?;
+    let unit = Unit { atomic: false, commands: vec![command] };
+    let (reply, outcome) = oneshot::channel();
+    addrs
+        .batcher
+        .try_send(Propose { unit, deadline, reply: UnitReply::Local(reply) })
+        .map_err(|_| ProposeError::Stopped { group })?;
+    match timeout(deadline * 2, outcome).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err(ProposeError::Unknown { group }),
+        Err(_) => panic!("group {group}: hung for twice its deadline of {deadline:?}"),
+    }
+}
+
+async fn answered(
+    group: GroupId,
+    answer: oneshot::Receiver<Result<Bytes, ReadError>>,
+    deadline: Duration,
+) -> Result<Bytes, ReadError> {
+    match timeout(deadline, answer).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(ReadError::Stopped { group }),
+        Err(_) => Err(ReadError::TimedOut { group, deadline }),
+    }
+}
+
+fn transport(
+    id: NodeId,
+    network: &MemoryNetwork,
+    options: &MemoryOptions,
+    directory: &Arc<Directory>,
+    seed: u64,
+) -> Arc<LossyTransport<MemoryTransport>> {
+    let events = Arc::new(LinkEvents::new(directory.clone()));
+    let inner = network.join(id, events, Handle::current());
+    let all = options.observe.clone();
+    let observe: Arc<ObserveFrame> = Arc::new(move |to, lane, frame| all(id, to, lane, frame));
+    Arc::new(LossyTransport::new(inner, options.weather, seed, observe))
+}
+
+fn threads(threads: Threads) -> (Arc<dyn Spawner>, Arc<dyn Workers>) {
+    match threads {
+        Threads::One => (Arc::new(LocalSpawner::current()), Arc::new(LocalWorkers::current())),
+        Threads::Own => {
+            let counts = ArbiterCounts { shards: 2, apply_pool: 2 };
+            (Arc::new(ArbiterSpawner::new(counts)), Arc::new(ThreadWorkers::new(16)))
+        }
+    }
+}
+
+/// A journal over the disks, anew in each life of the log writer.
+fn open_log(remains: &NodeRemains, options: JournalOptions) -> Box<OpenLog> {
+    let NodeRemains { disks, log_faults, .. } = remains.clone();
+    Box::new(move || {
+        let inner = Box::new(Journal::open(disks.log.clone(), options.clone())?);
+        Ok(Box::new(FaultyLog { inner, faults: log_faults.clone() }) as Box<dyn LogStore>)
+    })
+}
+
+fn machine(id: NodeId, options: &MemoryOptions) -> Box<MakeMachine> {
+    let make = options.machine.clone();
+    Box::new(move |group, _| make(id, group))
+}
+
+/// Numbers that a test proposes, and what it heard of each.
+#[derive(Debug, Default)]
+pub struct Outcomes {
+    /// Acknowledged: each must be applied once.
+    pub acknowledged: Vec<u64>,
+    /// Unknown: each may be applied once.
+    pub unknown: Vec<u64>,
+}
+
+impl Outcomes {
+    /// Checks a ledger's counts: nothing acknowledged is missing, and nothing was applied twice.
+    ///
+    /// # Panics
+    /// If something was lost or applied twice.
+    pub fn check(&self, counts: &[(u64, u64)], range: Range<u64>) {
+        let twice: Vec<_> = counts.iter().filter(|(_, count)| *count != 1).collect();
+        assert!(twice.is_empty(), "applied more than once: {twice:?}");
+        let missing = |number: &&u64| counts.binary_search_by_key(*number, |(n, _)| *n).is_err();
+        let lost: Vec<_> = self.acknowledged.iter().filter(missing).collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+        let strange: Vec<_> = counts.iter().filter(|(n, _)| !range.contains(n)).collect();
+        assert!(strange.is_empty(), "never proposed: {strange:?}");
+    }
+}
