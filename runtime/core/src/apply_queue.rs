@@ -25,6 +25,7 @@ pub struct ApplyQueue {
     in_flight_bytes_max: usize,
     last: LogIndex,
     applied: LogIndex,
+    configured: LogIndex,
 }
 
 /// What to do with the next committed entry.
@@ -32,7 +33,7 @@ pub struct ApplyQueue {
 pub enum Next {
     /// Hand it to the applier.
     Hand(Entry),
-    /// Let it change the configuration, then hand it to the applier.
+    /// Let it change the configuration; it is handed over by a later call.
     Configure(Entry),
 }
 
@@ -47,6 +48,7 @@ impl ApplyQueue {
             in_flight_bytes_max,
             last: applied,
             applied,
+            configured: applied,
         }
     }
 
@@ -68,11 +70,15 @@ impl ApplyQueue {
         if barred || self.in_flight_bytes >= self.in_flight_bytes_max {
             return None;
         }
+        if is_conf && self.configured.get() < front.index {
+            self.configured = LogIndex::new(front.index);
+            return Some(Next::Configure(front.clone()));
+        }
         let entry = self.queued.pop_front().expect("front was just seen");
         let bytes = charged_bytes(&entry);
         self.in_flight_bytes += bytes;
         self.in_flight.push_back((LogIndex::new(entry.index), bytes));
-        Some(if is_conf { Next::Configure(entry) } else { Next::Hand(entry) })
+        Some(Next::Hand(entry))
     }
 
     /// The applier has applied everything up to `index`.
@@ -130,6 +136,7 @@ mod tests {
         assert_eq!(queue.next(), None);
         queue.on_applied(LogIndex::new(1));
         assert_eq!(queue.next(), Some(Next::Configure(conf(2))));
+        assert_eq!(queue.next(), Some(Next::Hand(conf(2))));
         assert_eq!(queue.next(), Some(Next::Hand(normal(3))));
     }
 

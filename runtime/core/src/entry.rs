@@ -86,6 +86,11 @@ impl Configuration {
         Self { members, voters, ..Self::default() }
     }
 
+    /// Whether `replica` has a vote, in either half of a joint configuration.
+    pub fn is_voter(&self, replica: ReplicaId) -> bool {
+        self.voters.contains(&replica) || self.voters_outgoing.contains(&replica)
+    }
+
     /// The node that hosts `replica`, if it is a member.
     pub fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
         self.members.iter().find(|m| m.replica == replica).map(|m| m.node)

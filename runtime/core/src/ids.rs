@@ -63,7 +63,7 @@ id! {
     ProposalId
 }
 id! {
-    /// Numbers a replica's ready states; `on_persisted(n)` covers every number up to `n`.
+    /// Numbers what a replica asks to be made durable; `on_persisted(n)` covers every number up to `n`.
     ReadyNumber
 }
 id! {

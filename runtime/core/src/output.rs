@@ -53,7 +53,7 @@ impl<W, R> Default for Output<W, R> {
 /// One group's share of the next durable commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Append {
-    /// Acknowledges this ready and every earlier one.
+    /// Acknowledges this append and every earlier one.
     pub number: ReadyNumber,
     /// What to persist.
     pub append: GroupAppend,

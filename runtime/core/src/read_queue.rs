@@ -83,10 +83,10 @@ impl<R> ReadQueue<R> {
 
     /// Puts unanswered rounds back in line and gives back readers that waited too long.
     pub fn on_tick(&mut self, tick: u64) -> Vec<R> {
-        while self.in_flight.front().is_some_and(|r| tick >= r.sent_tick + self.retry_ticks) {
-            let round = self.in_flight.pop_front().expect("front was just seen");
-            self.waiting.splice(0..0, round.readers);
-        }
+        let is_lost = |round: &&Round<R>| tick >= round.sent_tick + self.retry_ticks;
+        let lost = self.in_flight.iter().take_while(is_lost).count();
+        let readers = self.in_flight.drain(..lost).flat_map(|round| round.readers);
+        self.waiting.splice(0..0, readers);
         let expire_ticks = self.expire_ticks;
         let expired = self.waiting.iter().take_while(|(at, _)| tick >= at + expire_ticks).count();
         self.waiting.drain(..expired).map(|(_, reader)| reader).collect()
@@ -170,6 +170,17 @@ mod tests {
         assert_ne!(lost, retried);
         assert_eq!(queue.confirmed(&lost, AT), []);
         assert_eq!(queue.confirmed(&retried, AT), [("a", AT), ("b", AT)]);
+    }
+
+    #[test]
+    fn rounds_lost_together_stay_in_order() {
+        let mut queue = queue();
+        for reader in ["a", "b"] {
+            queue.push(0, reader);
+            assert!(queue.start_round(0).is_some());
+        }
+        queue.push(0, "c");
+        assert_eq!(queue.on_tick(10), ["a", "b", "c"]);
     }
 
     #[test]

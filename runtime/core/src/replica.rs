@@ -25,7 +25,7 @@ use crate::apply_queue::{ApplyQueue, Next};
 use crate::compaction::{Compaction, Retention};
 use crate::conf_change::ConfChange;
 use crate::election_timer::ElectionTimer;
-use crate::entry::{Configuration, HardState, LogEntry};
+use crate::entry::{Configuration, HardState, LogEntry, Member};
 use crate::ids::{GroupId, LogIndex, NodeId, ReadyNumber, ReplicaId, Term};
 use crate::limits;
 use crate::log_tail::{Fetch, LogTail};
@@ -81,17 +81,20 @@ pub struct Replica<W, R> {
     held: VecDeque<Held>,
     appended: ReadyNumber,
     persisted: ReadyNumber,
-    newest: ReadyNumber,
+    configured: ReadyNumber,
     saved_hard_state: HardState,
-    unsaved_configuration: Option<Configuration>,
+    strangers: VecDeque<Member>,
     seen: (Role, Term, Option<NodeId>),
     output: Output<W, R>,
 }
 
+/// Most senders outside the configuration whose nodes are remembered.
+const STRANGERS_MAX: usize = 8;
+
 /// A ready whose messages wait until everything appended up to `needs` is durable.
 struct Held {
     needs: ReadyNumber,
-    ready: ReadyNumber,
+    ready: u64,
     messages: Vec<Message>,
 }
 
@@ -133,9 +136,9 @@ impl<W, R> Replica<W, R> {
             held: VecDeque::new(),
             appended: ReadyNumber::default(),
             persisted: ReadyNumber::default(),
-            newest: ReadyNumber::default(),
+            configured: ReadyNumber::default(),
             saved_hard_state: restored.hard_state,
-            unsaved_configuration: None,
+            strangers: VecDeque::new(),
             seen: (Role::Follower, restored.hard_state.term, None),
             output: Output::default(),
             config,
@@ -157,6 +160,7 @@ impl<W, R> Replica<W, R> {
         if !message.entries.is_empty() && self.applying.backlog_bytes() > backlog_max {
             return Err(StepError::ApplyBacklogFull(self.config.group));
         }
+        self.meet(Member { replica: sender, node: from });
         let (term, floor) = (message.term.get(), message.compact_floor);
         let stepped = self.raft.step(raft_bridge::message_to_raft(message, sender, self.id));
         if term == self.raft.raft.term && sender.get() == self.raft.raft.leader_id {
@@ -167,6 +171,24 @@ impl<W, R> Replica<W, R> {
             Ok(()) | Err(raft::Error::StepPeerNotFound) => Ok(()),
             Err(error) => Err(StepError::Raft(error)),
         }
+    }
+
+    /// A sender that the configuration does not name: this replica lags behind, and catches up only
+    /// if it can answer.
+    fn meet(&mut self, sender: Member) {
+        if self.configuration.node_of(sender.replica).is_some() {
+            return;
+        }
+        self.strangers.retain(|known| known.replica != sender.replica);
+        self.strangers.push_back(sender);
+        if self.strangers.len() > STRANGERS_MAX {
+            self.strangers.pop_front();
+        }
+    }
+
+    fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
+        let stranger = || self.strangers.iter().find(|s| s.replica == replica).map(|s| s.node);
+        self.configuration.node_of(replica).or_else(stranger)
     }
 
     /// One tick of the configured length has passed.
@@ -182,7 +204,22 @@ impl<W, R> Replica<W, R> {
             self.timer.draw();
         }
         self.stand_first();
+        self.resign_without_vote();
         self.pin_election_timeout();
+    }
+
+    /// A leader that a change left without a vote does not step down in raft-rs: it hands over to
+    /// the voter that has the most (DESIGN §3, rule 11).
+    fn resign_without_vote(&mut self) {
+        let raft = &self.raft.raft;
+        let is_idle = raft.state == StateRole::Leader && raft.lead_transferee.is_none();
+        if !is_idle || self.configuration.is_voter(self.id) {
+            return;
+        }
+        let matched = |id: &&ReplicaId| raft.prs().get(id.get()).map(|progress| progress.matched);
+        if let Some(successor) = self.configuration.voters.iter().max_by_key(matched) {
+            self.raft.transfer_leader(successor.get());
+        }
     }
 
     /// Until this life has heard of a leader, the replica that stands first does not wait long.
@@ -191,7 +228,7 @@ impl<W, R> Replica<W, R> {
             self.first_timeout = None;
         }
         if self.first_timeout.is_some_and(|ticks| self.tick.is_multiple_of(ticks)) {
-            let _ = self.raft.campaign();
+            self.campaign();
         }
     }
 
@@ -204,7 +241,7 @@ impl<W, R> Replica<W, R> {
 
     /// Every append up to `number` is durable.
     pub fn on_persisted(&mut self, number: ReadyNumber) {
-        assert!(number <= self.newest, "ready {number} was never produced");
+        assert!(number <= self.appended, "append {number} was never produced");
         self.persisted = self.persisted.max(number);
         self.release_held();
     }
@@ -284,9 +321,9 @@ impl<W, R> Replica<W, R> {
         }
     }
 
-    /// Stands for election now.
+    /// Stands for election now, if it has a vote.
     pub fn campaign(&mut self) {
-        if !self.would_win_unpersisted() {
+        if self.raft.raft.promotable() && !self.would_win_unpersisted() {
             let _ = self.raft.campaign();
         }
         self.pin_election_timeout();
@@ -304,7 +341,6 @@ impl<W, R> Replica<W, R> {
         }
         self.pin_election_timeout();
         self.compact();
-        self.save_configuration();
         self.output.fetches = self.raft.mut_store().take_fetches();
         std::mem::take(&mut self.output)
     }
@@ -352,7 +388,7 @@ impl<W, R> Replica<W, R> {
     /// The leader's node, if known.
     pub fn leader(&self) -> Option<NodeId> {
         let leader = self.raft.raft.leader_id;
-        (leader != 0).then(|| self.configuration.node_of(ReplicaId::new(leader))).flatten()
+        (leader != 0).then(|| self.node_of(ReplicaId::new(leader))).flatten()
     }
 
     fn view(&self) -> ReplicaView<'_> {
@@ -363,13 +399,15 @@ impl<W, R> Replica<W, R> {
             commit: LogIndex::new(log.committed),
             last: LogIndex::new(log.last_index()),
             persisted: LogIndex::new(log.persisted),
+            leads: self.raft.raft.state == StateRole::Leader,
             configuration: &self.configuration,
         }
     }
 
     fn refuse_proposal(&self) -> Option<Refusal> {
         let raft = &self.raft.raft;
-        if raft.state != StateRole::Leader || raft.lead_transferee.is_some() {
+        let is_leaving = raft.lead_transferee.is_some() || !self.configuration.is_voter(self.id);
+        if raft.state != StateRole::Leader || is_leaving {
             return Some(Refusal::NotLeader);
         }
         let full = self.applying.backlog_bytes() > self.config.apply_backlog_bytes_max;
@@ -398,15 +436,15 @@ impl<W, R> Replica<W, R> {
 
     fn process_ready(&mut self) {
         let mut ready = self.raft.ready();
-        let number = ReadyNumber::new(ready.number());
-        self.newest = number;
+        let number = ready.number();
         for message in ready.take_messages() {
             self.send(message);
         }
         let entries = ready.take_entries();
         self.raft.mut_store().append(&entries);
-        let must_sync = ready.must_sync();
-        self.append(number, &entries, must_sync);
+        if ready.must_sync() {
+            self.append(&entries);
+        }
         let messages = ready.take_persisted_messages();
         self.held.push_back(Held { needs: self.appended, ready: number, messages });
         for read in ready.take_read_states() {
@@ -420,23 +458,20 @@ impl<W, R> Replica<W, R> {
     }
 
     /// A hard state that only learned a commit index is not worth a sync: it goes with the next one.
-    fn append(&mut self, number: ReadyNumber, entries: &[Entry], must_sync: bool) {
-        if !must_sync {
-            return;
-        }
+    fn append(&mut self, entries: &[Entry]) {
         let hard_state = raft_bridge::hard_state_from_raft(&self.raft.raft.hard_state());
         let changed = (hard_state != self.saved_hard_state).then_some(hard_state);
         self.saved_hard_state = hard_state;
-        self.appended = number;
-        self.output.appends.push(Append {
-            number,
-            append: GroupAppend {
-                hard_state: changed,
-                configuration: self.unsaved_configuration.take(),
-                entries: entries.iter().cloned().map(log_entry).collect(),
-                ..GroupAppend::empty(self.config.group)
-            },
+        self.submit(GroupAppend {
+            hard_state: changed,
+            entries: entries.iter().cloned().map(log_entry).collect(),
+            ..GroupAppend::empty(self.config.group)
         });
+    }
+
+    fn submit(&mut self, append: GroupAppend) {
+        self.appended = self.appended.next();
+        self.output.appends.push(Append { number: self.appended, append });
     }
 
     fn release_held(&mut self) {
@@ -445,13 +480,13 @@ impl<W, R> Replica<W, R> {
             for message in held.messages {
                 self.send(message);
             }
-            self.raft.on_persist_ready(held.ready.get());
+            self.raft.on_persist_ready(held.ready);
         }
     }
 
     fn send(&mut self, message: Message) {
         let to = ReplicaId::new(message.to);
-        let Some(to_node) = self.configuration.node_of(to) else { return };
+        let Some(to_node) = self.node_of(to) else { return };
         let leads = self.raft.raft.state == StateRole::Leader;
         let floor = if leads { self.replicated_floor() } else { LogIndex::ZERO };
         let Ok(messages) = raft_bridge::messages_from_raft(message, floor) else {
@@ -471,23 +506,27 @@ impl<W, R> Replica<W, R> {
         LogIndex::new(matched.unwrap_or(0))
     }
 
+    /// The applier passes a conf entry only when the configuration is durable: state and log are
+    /// made durable apart, and a restart replays no change that the state has already passed.
     fn hand_over_committed(&mut self) {
-        while let Some(next) = self.applying.next() {
-            let entry = match next {
-                Next::Hand(entry) => entry,
-                Next::Configure(entry) => {
-                    self.configure(&entry);
-                    entry
-                }
-            };
-            let (index, term) = (LogIndex::new(entry.index), Term::new(entry.term));
-            let undecided = &mut self.output.undecided;
-            let waiter = self.pending.committed(index, term, |waiter| {
-                undecided.push((waiter, Undecided::Superseded));
-            });
-            let entry = log_entry(entry);
-            self.output.apply.push(Committed { entry, waiter });
+        while self.configured <= self.persisted
+            && let Some(next) = self.applying.next()
+        {
+            match next {
+                Next::Configure(entry) => self.configure(&entry),
+                Next::Hand(entry) => self.hand_over(entry),
+            }
         }
+    }
+
+    fn hand_over(&mut self, entry: Entry) {
+        let (index, term) = (LogIndex::new(entry.index), Term::new(entry.term));
+        let undecided = &mut self.output.undecided;
+        let waiter = self.pending.committed(index, term, |waiter| {
+            undecided.push((waiter, Undecided::Superseded));
+        });
+        let entry = log_entry(entry);
+        self.output.apply.push(Committed { entry, waiter });
     }
 
     fn configure(&mut self, entry: &Entry) {
@@ -501,17 +540,12 @@ impl<W, R> Replica<W, R> {
         let configuration =
             raft_bridge::configuration_after(&self.configuration, &change, index, &state);
         self.configuration = Arc::new(configuration.clone());
-        self.unsaved_configuration = Some(configuration.clone());
+        self.strangers.clear();
+        let mut append = GroupAppend::empty(self.config.group);
+        append.configuration = Some(configuration.clone());
+        self.submit(append);
+        self.configured = self.appended;
         self.output.events.push(GroupEvent::ConfChanged { configuration });
-    }
-
-    fn save_configuration(&mut self) {
-        if let Some(configuration) = self.unsaved_configuration.take() {
-            self.appended = self.newest;
-            let mut append = GroupAppend::empty(self.config.group);
-            append.configuration = Some(configuration);
-            self.output.appends.push(Append { number: self.newest, append });
-        }
     }
 
     fn compact(&mut self) {
@@ -522,10 +556,9 @@ impl<W, R> Replica<W, R> {
         let tail = self.raft.store();
         let Some(index) = self.compaction.due(compacted, tail.last()) else { return };
         let point = self.raft.mut_store().compact(index);
-        self.appended = self.newest;
         let mut append = GroupAppend::empty(self.config.group);
         append.compact = Some(point);
-        self.output.appends.push(Append { number: self.newest, append });
+        self.submit(append);
     }
 
     /// raft-rs draws timeouts from thread-local randomness; ours replace them (DESIGN §3, rule 9).

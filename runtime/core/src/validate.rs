@@ -57,15 +57,10 @@ pub struct ReplicaView<'a> {
     pub last: LogIndex,
     /// The last durable index: raft-rs's `persisted`.
     pub persisted: LogIndex,
+    /// Whether it leads: then nothing can make it leader.
+    pub leads: bool,
     /// The configuration that is applied to its `RawNode`.
     pub configuration: &'a Configuration,
-}
-
-impl ReplicaView<'_> {
-    fn is_voter(&self) -> bool {
-        let Configuration { voters, voters_outgoing, .. } = self.configuration;
-        voters.contains(&self.replica) || voters_outgoing.contains(&self.replica)
-    }
 }
 
 /// Why a message must not be stepped. Count it, log it, drop it.
@@ -312,7 +307,10 @@ fn check_append_response(
 /// A correct peer sends what can make a leader only to a voter, in answer to or after hearing of a
 /// durable log; the exceptions are late duplicates, which may be dropped.
 fn check_may_lead(view: &ReplicaView<'_>, kind: RaftKind) -> Result<(), InvalidMessage> {
-    if !view.is_voter() {
+    if view.leads {
+        return Ok(()); // A vote that came after the majority: raft-rs ignores it.
+    }
+    if !view.configuration.is_voter(view.replica) {
         return Err(InvalidMessage::NotVoter { kind });
     }
     if view.persisted != view.last {

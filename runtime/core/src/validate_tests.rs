@@ -58,6 +58,7 @@ impl Bench {
             term: Term::new(self.node.raft.term),
             commit: LogIndex::new(log.committed),
             last: LogIndex::new(log.last_index()),
+            leads: false,
             persisted: LogIndex::new(log.persisted),
             configuration: &self.configuration,
         }
