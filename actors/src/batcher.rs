@@ -126,6 +126,8 @@ struct Cut;
 const FORWARDS_MAX: usize = 16_384;
 /// Pause after a node said that it does not lead, before units are sent to it again.
 const REFORWARD_PAUSE: Duration = Duration::from_millis(10);
+/// How often forwarded units are held against their deadlines: a link may lose them silently.
+const FORWARD_SWEEP: Duration = Duration::from_millis(100);
 
 /// Who a batcher sends to, in one life of its group.
 pub struct BatcherPorts {
@@ -162,6 +164,7 @@ pub struct Batcher {
     forwards: BTreeMap<u64, Outstanding>,
     next_request: u64,
     hold_until: Moment,
+    sweep_at: Moment,
     cut_notified: bool,
     wake: Option<(Moment, SpawnHandle)>,
     _guard: DownGuard,
@@ -184,6 +187,7 @@ impl Batcher {
             forwards: BTreeMap::new(),
             next_request: first_request,
             hold_until: Moment::START,
+            sweep_at: Moment::START,
             cut_notified: false,
             wake: None,
             _guard: guard,
@@ -228,6 +232,7 @@ impl Batcher {
             let (group, deadline) = (self.group, waiter.deadline);
             waiter.reply.send(Err(ProposeError::Expired { group, deadline }));
         }
+        self.expire_forwards(now);
         if self.leader.leads {
             self.submit_due(now, ctx);
         } else if let Some(leader) = self.leader.leader {
@@ -265,7 +270,7 @@ impl Batcher {
                 envelopes.extend(self.forward(now, leader, unit, waiter));
             }
         }
-        self.send(leader, envelopes);
+        self.send(now, leader, envelopes);
     }
 
     fn forward(
@@ -286,17 +291,23 @@ impl Batcher {
         Some(Envelope { group: self.group, from: status.replica, to, to_node: peer, body })
     }
 
-    fn send(&mut self, peer: NodeId, envelopes: Vec<Envelope>) {
+    fn send(&mut self, now: Moment, peer: NodeId, envelopes: Vec<Envelope>) {
         if envelopes.is_empty() {
             return;
         }
-        let sent = self
-            .ports
-            .directory
-            .link(peer)
-            .map(|link| offer(&link, ActorKind::PeerLink, SendEnvelopes { envelopes }));
+        let first = self.next_request - envelopes.len() as u64;
+        let link = self.ports.directory.link(peer);
+        let sent = link.map(|link| offer(&link, ActorKind::PeerLink, SendEnvelopes { envelopes }));
         if sent != Some(Offer::Queued) {
-            self.forwards_lost(peer);
+            self.forwards_refused(now, first);
+        }
+    }
+
+    /// The link did not take the requests from `first` on: they go back in line, for a while.
+    fn forwards_refused(&mut self, now: Moment, first: u64) {
+        self.hold_until = now.after(REFORWARD_PAUSE);
+        for (_, outstanding) in self.forwards.split_off(&first) {
+            self.push(outstanding.unit, outstanding.waiter);
         }
     }
 
@@ -306,6 +317,19 @@ impl Batcher {
         let lost = self.forwards.extract_if(.., |_, outstanding| outstanding.peer == peer);
         for (_, outstanding) in lost {
             outstanding.waiter.reply.send(Err(ProposeError::Unknown { group }));
+        }
+    }
+
+    /// Gives up on what has been outstanding beyond its deadline: its frame, or the answer, was lost.
+    fn expire_forwards(&mut self, now: Moment) {
+        if now < self.sweep_at {
+            return;
+        }
+        self.sweep_at = now.after(FORWARD_SWEEP);
+        let group = self.group;
+        let expired = self.forwards.extract_if(.., |_, unit| unit.waiter.expires <= now);
+        for (_, Outstanding { waiter: Waiter { reply, deadline, .. }, .. }) in expired {
+            reply.send(Err(ProposeError::TimedOut { group, deadline }));
         }
     }
 
@@ -319,6 +343,8 @@ impl Batcher {
             Some(at) => Some(at.max(now.after(Duration::from_millis(10)))),
             None => None,
         };
+        let sweep = (!self.forwards.is_empty()).then_some(self.sweep_at);
+        let next = next.into_iter().chain(sweep).min();
         let next = next.map(|at| at.max(now.after(Duration::from_micros(100))));
         let pending = self.wake.as_ref().map(|(at, _)| *at).filter(|at| *at > now);
         if next == pending || matches!((next, pending), (Some(n), Some(p)) if p <= n) {

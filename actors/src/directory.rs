@@ -35,10 +35,28 @@ pub struct GroupAddrs {
     pub applier: Addr<Applier>,
 }
 
+impl GroupAddrs {
+    /// Whether all three run.
+    pub(crate) fn are_all_alive(&self) -> bool {
+        self.group.connected() && self.batcher.connected() && self.applier.connected()
+    }
+
+    /// Whether one of them runs.
+    pub(crate) fn is_any_alive(&self) -> bool {
+        self.group.connected() || self.batcher.connected() || self.applier.connected()
+    }
+}
+
+fn is_out(health: &Health) -> bool {
+    matches!(health, Health::Faulted(_) | Health::Stopped)
+}
+
 /// What the rest of the node knows of one group, whichever life it is in.
 pub struct GroupCell {
     is_stored: AtomicBool,
     addrs: RwLock<Option<Arc<GroupAddrs>>>,
+    /// Actors of earlier lives that were told to end.
+    retired: RwLock<Vec<Arc<GroupAddrs>>>,
     status: watch::Sender<GroupStatus>,
     events: broadcast::Sender<GroupEvent>,
 }
@@ -49,6 +67,7 @@ impl GroupCell {
         Self {
             is_stored: AtomicBool::new(false),
             addrs: RwLock::new(None),
+            retired: RwLock::default(),
             status: watch::Sender::new(status),
             events: broadcast::Sender::new(EVENTS_BUFFERED),
         }
@@ -89,10 +108,31 @@ impl GroupCell {
         self.events.subscribe()
     }
 
-    /// Publishes a status, if it changed.
+    /// Ends the current life, if any, and waits for nobody.
+    pub(crate) fn retire(&self) {
+        let Some(addrs) = self.addrs() else { return };
+        self.set_addrs(None);
+        crate::group_life::end(&addrs);
+        self.retired.write().unwrap_or_else(PoisonError::into_inner).push(addrs);
+    }
+
+    /// Whether no actor of an earlier life is left: until then it may still write.
+    pub(crate) fn are_retired_gone(&self) -> bool {
+        let mut retired = self.retired.write().unwrap_or_else(PoisonError::into_inner);
+        retired.retain(|addrs| addrs.is_any_alive());
+        retired.is_empty()
+    }
+
+    /// Whether the group was taken out of service here, for good.
+    pub(crate) fn is_out(&self) -> bool {
+        is_out(&self.status.borrow().health)
+    }
+
+    /// Publishes a status, if it changed. A life that is ending cannot undo that its group is out of
+    /// service.
     pub fn publish(&self, status: GroupStatus) {
         self.status.send_if_modified(|published| {
-            let changed = *published != status;
+            let changed = *published != status && !is_out(&published.health);
             if changed {
                 *published = status;
             }
@@ -108,10 +148,7 @@ impl GroupCell {
     /// Ends the group's actors for good: calls from now on fail as stopped.
     pub fn stop(&self) {
         self.publish_health(Health::Stopped);
-        if let Some(addrs) = self.addrs() {
-            self.set_addrs(None);
-            crate::group_life::end(&addrs);
-        }
+        self.retire();
     }
 
     /// Raises an event; nobody need listen.
@@ -169,5 +206,28 @@ impl Directory {
     /// Sets the link to a peer: the first one, or a new life.
     pub fn set_link(&self, peer: NodeId, link: Addr<PeerLink>) {
         self.links.write().unwrap_or_else(PoisonError::into_inner).insert(peer, link);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use polyraft_core::entry::Configuration;
+    use polyraft_core::ids::ReplicaId;
+    use polyraft_core::ports::GroupIdentity;
+
+    use super::*;
+
+    /// Goal: a faulted group stays faulted. Method: its last life publishes itself once more.
+    #[test]
+    fn a_dying_life_cannot_undo_a_fault() {
+        let identity = GroupIdentity { name: "g".into(), replica: ReplicaId::new(101) };
+        let status =
+            crate::group_life::initial_status(GroupId::new(1), &identity, Configuration::default());
+        let cell = GroupCell::new(status.clone());
+        cell.publish(GroupStatus { health: Health::Healthy, ..status.clone() });
+        assert_eq!(cell.status().health, Health::Healthy);
+        cell.publish_health(Health::Faulted("a reason".into()));
+        cell.publish(GroupStatus { health: Health::Healthy, ..status });
+        assert_eq!(cell.status().health, Health::Faulted("a reason".into()));
     }
 }

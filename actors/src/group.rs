@@ -29,12 +29,12 @@ use tokio::sync::oneshot;
 use crate::applier::{Applied, Apply, Query};
 use crate::batcher::{LeaderChanged, SubmitRefused};
 use crate::directory::{Directory, GroupCell};
+use crate::fault_desk::GroupFailed;
 use crate::guard::{DownGuard, killable};
 use crate::log_writer::{Append, AppendPersisted};
 use crate::mailbox::{ActorKind, Offer, deliver_fact, messages, offer};
 use crate::peer_link::SendEnvelopes;
 use crate::proposal::{BatchWaiters, CommittedEntry};
-use crate::supervisor::GroupFailed;
 use crate::tick::TickGroup;
 use crate::workers::Workers;
 

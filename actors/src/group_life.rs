@@ -22,8 +22,9 @@ use tokio::sync::oneshot;
 use crate::applier::{Applier, ApplierPorts};
 use crate::batcher::{Batcher, BatcherPorts};
 use crate::directory::{GroupAddrs, GroupCell};
+use crate::fault_desk::FaultDesk;
 use crate::group::{Group, GroupPorts};
-use crate::guard::{Down, DownGuard, Kill, KillMode};
+use crate::guard::{DownGuard, Kill, KillMode};
 use crate::log_writer::Restore;
 use crate::mailbox::{ActorKind, deliver_fact};
 use crate::node_parts::{NodeActors, NodeParts};
@@ -87,19 +88,17 @@ pub(crate) async fn rebuild(
     cell: Arc<GroupCell>,
     group: GroupId,
     incarnation: Incarnation,
-    down: Recipient<Down>,
+    desk: Addr<FaultDesk>,
 ) -> Result<(), LifeError> {
-    if let Some(addrs) = cell.addrs() {
-        cell.set_addrs(None);
-        end(&addrs);
-        while addrs.group.connected() || addrs.batcher.connected() || addrs.applier.connected() {
-            tokio::time::sleep(GONE_POLL).await;
-        }
+    cell.retire();
+    // Also those that an earlier supervisor ended and did not live to see gone.
+    while !cell.are_retired_gone() {
+        tokio::time::sleep(GONE_POLL).await;
     }
     let state = open_state(&actors, group).await?;
     let restored = restore(&actors, group, &*state).await?;
     let replica = replica(&parts, group, restored, &*state)?;
-    let life = Life { parts, actors, cell, group, incarnation, down };
+    let life = Life { parts, actors, cell, group, incarnation, desk };
     life.start(replica, state);
     Ok(())
 }
@@ -165,7 +164,7 @@ struct Life {
     cell: Arc<GroupCell>,
     group: GroupId,
     incarnation: Incarnation,
-    down: Recipient<Down>,
+    desk: Addr<FaultDesk>,
 }
 
 impl Life {
@@ -189,7 +188,8 @@ impl Life {
     }
 
     fn guard(&self, actor: ActorKind) -> DownGuard {
-        DownGuard::new(actor, Some(self.group), self.incarnation, self.down.clone())
+        let down = self.desk.clone().recipient();
+        DownGuard::new(actor, Some(self.group), self.incarnation, down)
     }
 
     fn start_applier(
@@ -201,13 +201,12 @@ impl Life {
         let (parts, group, guard) =
             (self.parts.clone(), self.group, self.guard(ActorKind::Applier));
         let name = self.cell.status().name;
-        let supervisor = self.parts.supervisor().expect("a supervisor is rebuilding this group");
         let ports = ApplierPorts {
             workers: parts.workers.clone(),
             clock: parts.clock.clone(),
             flusher: self.actors.flusher.clone().recipient(),
             applied: addrs.group.clone().recipient(),
-            failed: supervisor.recipient(),
+            failed: self.desk.clone().recipient(),
         };
         prepared.start(&*self.parts.spawner, Place::ApplyPool(group), move |_| {
             let machine = (parts.machine)(group, &name);
@@ -232,7 +231,6 @@ impl Life {
 
     fn start_group(&self, prepared: Prepared<Group>, addrs: &GroupAddrs, replica: GroupReplica) {
         let (parts, group, guard) = (self.parts.clone(), self.group, self.guard(ActorKind::Group));
-        let supervisor = self.parts.supervisor().expect("a supervisor is rebuilding this group");
         let ports = GroupPorts {
             log: self.actors.log_writer.clone().recipient(),
             reader: self.actors.reader.clone(),
@@ -243,7 +241,7 @@ impl Life {
             cell: self.cell.clone(),
             leader_changed: addrs.batcher.clone().recipient(),
             refused: addrs.batcher.clone().recipient(),
-            failed: supervisor.recipient(),
+            failed: self.desk.clone().recipient(),
         };
         prepared.start(&*self.parts.spawner, Place::Shard(group), move |_| {
             Group::new((parts.node, group), replica, ports, parts.settings.read_deadline, guard)

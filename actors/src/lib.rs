@@ -18,6 +18,7 @@ pub mod batcher;
 pub mod clock;
 pub mod directory;
 pub mod entropy;
+pub mod fault_desk;
 pub mod group;
 pub mod group_life;
 pub mod guard;

@@ -15,12 +15,14 @@ use crate::applier::ApplierConfig;
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::entropy::Entropy;
+use crate::fault_desk::FaultDesk;
 use crate::log_writer::{LogWriter, LogWriterConfig};
 use crate::log_writer_progress::LogWriterProgress;
 use crate::spawner::Spawner;
 use crate::state_flusher::{StateFlusher, StateFlusherConfig};
 use crate::supervisor::Supervisor;
 use crate::tick::Tick;
+use crate::watchdog::{ArbiterStalls, Watchdog};
 use crate::workers::Workers;
 
 /// Opens the journal; called again after the log writer died, on the same data.
@@ -115,6 +117,8 @@ pub struct NodeParts {
 pub struct Slots {
     actors: RwLock<Option<NodeActors>>,
     supervisor: RwLock<Option<Addr<Supervisor>>>,
+    desk: OnceLock<Addr<FaultDesk>>,
+    watchdog: RwLock<Option<(Addr<Watchdog>, Arc<ArbiterStalls>)>>,
     stopping: AtomicBool,
     storage_failed: OnceLock<String>,
 }
@@ -136,6 +140,27 @@ impl NodeParts {
 
     pub(crate) fn set_supervisor(&self, supervisor: Addr<Supervisor>) {
         *self.slots.supervisor.write().unwrap_or_else(PoisonError::into_inner) = Some(supervisor);
+    }
+
+    /// Where deaths and failures are reported; the same for all supervisors.
+    pub(crate) fn desk(&self, start: impl FnOnce() -> Addr<FaultDesk>) -> Addr<FaultDesk> {
+        self.slots.desk.get_or_init(start).clone()
+    }
+
+    /// How long the arbiters kept others waiting, since the watchdog's current life began; `None`
+    /// where nothing is watched.
+    pub fn stalls(&self) -> Option<Arc<ArbiterStalls>> {
+        self.watchdog().map(|(_, stalls)| stalls)
+    }
+
+    /// The watchdog's current life; `None` where nothing is watched.
+    pub fn watchdog(&self) -> Option<(Addr<Watchdog>, Arc<ArbiterStalls>)> {
+        self.slots.watchdog.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_watchdog(&self, watchdog: Addr<Watchdog>, stalls: Arc<ArbiterStalls>) {
+        *self.slots.watchdog.write().unwrap_or_else(PoisonError::into_inner) =
+            Some((watchdog, stalls));
     }
 
     /// From now on nothing that dies is rebuilt.

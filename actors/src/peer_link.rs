@@ -16,7 +16,8 @@ use std::sync::Arc;
 use actix::dev::SendError;
 use actix::prelude::*;
 use bytes::Bytes;
-use polyraft_core::ids::{GroupId, NodeId};
+use polyraft_core::error::ProposeError;
+use polyraft_core::ids::{GroupId, NodeId, Term};
 use polyraft_core::message::{Body, Envelope, ForwardReply, RaftKind};
 use polyraft_core::outbox::{Outbox, OutboxLimits};
 use polyraft_core::ports::{Lane, SendError as LaneRefused, Transport, TransportEvents};
@@ -28,7 +29,7 @@ use crate::clock::Clock;
 use crate::directory::{Directory, GroupAddrs};
 use crate::group::{PeerMessages, PeerUnreachable};
 use crate::guard::{DownGuard, killable};
-use crate::mailbox::{ActorKind, deliver_fact, messages, offer};
+use crate::mailbox::{ActorKind, Offer, deliver_fact, messages, offer};
 use crate::tick::HeartbeatInterval;
 
 messages!(SendEnvelopes, IncomingFrame, Writable, Connection, Flush);
@@ -69,6 +70,7 @@ pub struct PeerLink {
     clock: Arc<dyn Clock>,
     /// Lanes that are full, each with the frame that it gave back.
     blocked: BTreeMap<Lane, Bytes>,
+    connected: bool,
     flush_notified: bool,
     heartbeats_seen: Option<Moment>,
     _guard: DownGuard,
@@ -83,6 +85,8 @@ impl PeerLink {
         clock: Arc<dyn Clock>,
         guard: DownGuard,
     ) -> Self {
+        let links = transport.link_status();
+        let connected = links.iter().any(|link| link.peer == peer && link.connected);
         Self {
             peer,
             node,
@@ -91,6 +95,7 @@ impl PeerLink {
             directory,
             clock,
             blocked: BTreeMap::new(),
+            connected,
             flush_notified: false,
             heartbeats_seen: None,
             _guard: guard,
@@ -108,12 +113,29 @@ impl PeerLink {
         let mut unreachable = BTreeSet::new();
         for envelope in envelopes {
             let group = envelope.group;
+            if !self.connected && self.refuse_forward(&envelope) {
+                continue;
+            }
             if self.outbox.push(envelope).is_err() {
                 metrics::counter!("polyraft_link_dropped_total", "reason" => "outbox").increment(1);
                 unreachable.insert(group);
             }
         }
         self.report_unreachable(unreachable);
+    }
+
+    /// A proposal that cannot leave goes back to its batcher, which knows then that it was not
+    /// proposed.
+    fn refuse_forward(&self, envelope: &Envelope) -> bool {
+        let Body::Forward(forward) = &envelope.body else { return false };
+        let group = envelope.group;
+        let addrs = self.directory.group(group).and_then(|cell| cell.addrs());
+        let request_id = forward.request_id;
+        let outcome = Err(ProposeError::NotLeader { group, term: Term::default(), leader: None });
+        addrs.is_some_and(|addrs| {
+            let message = ForwardOutcome { request_id, outcome };
+            offer(&addrs.batcher, ActorKind::Batcher, message) == Offer::Queued
+        })
     }
 
     fn flush(&mut self) {
@@ -129,6 +151,7 @@ impl PeerLink {
         let bytes = frame.len();
         match self.transport.try_send(self.peer, lane, frame.clone()) {
             Ok(()) => {
+                self.connected = true;
                 metrics::counter!("polyraft_link_frames_total", "lane" => lane_name(lane))
                     .increment(1);
                 metrics::histogram!("polyraft_link_frame_bytes").record(bytes as f64);
@@ -137,6 +160,7 @@ impl PeerLink {
                 self.blocked.insert(lane, frame);
             }
             Err(_) => {
+                self.connected = false;
                 metrics::counter!("polyraft_link_dropped_total", "reason" => "disconnected")
                     .increment(1);
                 // The groups were told when the connection went; Raft repeats what matters.
@@ -309,6 +333,7 @@ impl Handler<Connection> for PeerLink {
 
     fn handle(&mut self, Connection { up }: Connection, ctx: &mut Self::Context) {
         self.blocked.clear();
+        self.connected = up;
         if up {
             return self.touched(ctx);
         }

@@ -3,7 +3,7 @@
 //! ```text
 //! Down, and every interval → look around: what should run and does not?
 //!     log writer  → reopen the journal, then rebuild every group
-//!     flusher, tick, link → start again, introduce it to those who use it
+//!     flusher, tick, link, watchdog → start again, introduce it to those who use it
 //!     group, batcher or applier → end the other two, rebuild all three (with backoff)
 //! ```
 //!
@@ -13,31 +13,32 @@
 //! Promise: a group that was told `Faulted` stays out until the node restarts; others never notice.
 //! Not here: what a group restores (`group_life`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use polyraft_core::entry::Configuration;
-use polyraft_core::ids::{GroupId, Incarnation, NodeId};
-use polyraft_core::ports::StorageError;
+use polyraft_core::ids::{GroupId, Incarnation, LogIndex, NodeId};
 use polyraft_core::status::{GroupEvent, Health};
 use polyraft_core::time::Moment;
 use tokio::sync::oneshot;
 
-use crate::applier::{ApplyFailed, FlushTick, FlusherReplaced};
+use crate::applier::{FlushTick, FlusherReplaced};
 use crate::directory::GroupCell;
+use crate::fault_desk::{FaultDesk, quarantine};
 use crate::group_life::{self, LifeError, initial_status};
 use crate::guard::{Down, DownGuard, Kill, KillMode};
-use crate::log_writer::{CreateGroup, GroupRefused, LogWriter, LogWriterPorts, StorageFailed};
+use crate::log_writer::{CreateGroup, LogWriter, LogWriterPorts, StorageFailed};
 use crate::mailbox::{ActorKind, deliver_fact, messages, offer};
 use crate::node_parts::{NodeActors, NodeParts};
 use crate::peer_link::PeerLink;
 use crate::spawner::{Place, start};
 use crate::state_flusher::StateFlusher;
 use crate::tick::{RegisterGroup, RegisterLink, Tick};
+use crate::watchdog::{ArbiterStalls, PING_INTERVAL_DEFAULT, Watchdog};
 
-messages!(CreateAndStart, GroupFailed, LookAround);
+messages!(CreateAndStart, LookAround);
 
 /// Deaths in a row, each soon after the last, after which a group is quarantined (RT-5).
 const DEATHS_IN_A_ROW_MAX: u32 = 12;
@@ -56,23 +57,29 @@ pub struct CreateAndStart {
     pub cell: Arc<GroupCell>,
 }
 
-/// Fact from a group: its log cannot be read any more. At most one per life.
-#[derive(Debug)]
-pub struct GroupFailed {
-    /// The group.
-    pub group: GroupId,
-    /// Why.
-    pub reason: String,
-}
-
 /// To itself: look around.
 struct LookAround;
 
-/// The deaths of one actor or group.
+/// The deaths of one group, each without progress since the one before.
 #[derive(Debug, Clone, Copy, Default)]
 struct Row {
     deaths: u32,
     last: Moment,
+    reached: LogIndex,
+}
+
+impl Row {
+    /// Counts a death of a group that had applied up to `applied`. A machine that panics at an entry
+    /// never gets beyond it; a life that got further than any before, or lasted, ends the row.
+    fn add(&mut self, now: Moment, applied: LogIndex) -> u32 {
+        if applied > self.reached || now.since(self.last) > HEALTHY_LIFE {
+            self.deaths = 0;
+        }
+        self.reached = self.reached.max(applied);
+        self.deaths += 1;
+        self.last = now;
+        self.deaths
+    }
 }
 
 /// The actor.
@@ -80,6 +87,8 @@ pub struct Supervisor {
     parts: Arc<NodeParts>,
     rows: BTreeMap<GroupId, Row>,
     rebuilding: BTreeMap<GroupId, Incarnation>,
+    /// Groups that died of another actor's death, which is no fault of theirs.
+    excused: BTreeSet<GroupId>,
     next_incarnation: u64,
     looked: Moment,
 }
@@ -94,25 +103,36 @@ pub fn start_supervisor(parts: &Arc<NodeParts>) -> Addr<Supervisor> {
         parts: for_actor,
         rows: BTreeMap::new(),
         rebuilding: BTreeMap::new(),
+        excused: BTreeSet::new(),
         looked: Moment::START,
     });
     parts.set_supervisor(addr.clone());
     addr
 }
 
+/// The node's fault desk, started by the first supervisor.
+fn desk(parts: &Arc<NodeParts>) -> Addr<FaultDesk> {
+    parts.desk(|| {
+        let for_actor = parts.clone();
+        let new = move |_: &mut _| FaultDesk::new(for_actor);
+        start(&*parts.spawner, Place::Supervisor, ActorKind::Supervisor, new)
+    })
+}
+
 impl Supervisor {
-    fn guard(&mut self, actor: ActorKind, ctx: &Context<Self>) -> DownGuard {
+    fn guard(&mut self, actor: ActorKind) -> DownGuard {
         self.next_incarnation += 1;
         let incarnation = Incarnation::new(self.next_incarnation);
-        DownGuard::new(actor, None, incarnation, ctx.address().recipient())
+        DownGuard::new(actor, None, incarnation, desk(&self.parts).recipient())
     }
 
     fn look_around(&mut self, ctx: &mut Context<Self>) {
         if self.parts.is_stopping() || self.parts.storage_failure().is_some() {
             return;
         }
-        let Some(actors) = self.node_actors(ctx) else { return };
-        self.look_at_links(&actors, ctx);
+        let Some(actors) = self.node_actors() else { return };
+        self.look_at_links(&actors);
+        self.look_at_watchdog();
         let now = self.parts.clock.now();
         for (group, cell) in self.parts.directory.groups() {
             self.look_at_group(group, &cell, now, &actors, ctx);
@@ -121,7 +141,7 @@ impl Supervisor {
     }
 
     /// The actors that serve the whole node, each started again if it is gone.
-    fn node_actors(&mut self, ctx: &mut Context<Self>) -> Option<NodeActors> {
+    fn node_actors(&mut self) -> Option<NodeActors> {
         let before = self.parts.actors();
         let log_writer_lives = before.as_ref().is_some_and(|a| a.log_writer.connected());
         let flusher_lives = before.as_ref().is_some_and(|a| a.flusher.connected());
@@ -132,15 +152,15 @@ impl Supervisor {
         let kept = before.as_ref();
         let (log_writer, reader) = match kept.filter(|_| log_writer_lives) {
             Some(actors) => (actors.log_writer.clone(), actors.reader.clone()),
-            None => self.start_log_writer(ctx)?,
+            None => self.start_log_writer()?,
         };
         let flusher = match kept.filter(|_| flusher_lives) {
             Some(actors) => actors.flusher.clone(),
-            None => self.start_flusher(ctx),
+            None => self.start_flusher(),
         };
         let tick = match kept.filter(|_| tick_lives) {
             Some(actors) => actors.tick.clone(),
-            None => self.start_tick(ctx),
+            None => self.start_tick(),
         };
         let actors = NodeActors { log_writer, reader, flusher, tick };
         self.parts.set_actors(actors.clone());
@@ -150,13 +170,14 @@ impl Supervisor {
 
     /// Makes the new node-wide actors known. What a dead log writer had in hand is unknown: every
     /// group starts again from what is durable.
-    fn introduce(&self, actors: &NodeActors, log_writer_lived: bool) {
+    fn introduce(&mut self, actors: &NodeActors, log_writer_lived: bool) {
         for (peer, link) in self.parts.directory.links() {
             deliver_fact(&actors.tick, RegisterLink { peer, to: link.recipient() });
         }
         for (group, cell) in self.parts.directory.groups() {
             let Some(addrs) = cell.addrs() else { continue };
             if !log_writer_lived {
+                self.excused.insert(group);
                 deliver_fact(&addrs.group, Kill { mode: KillMode::Stop });
                 continue;
             }
@@ -169,7 +190,6 @@ impl Supervisor {
 
     fn start_log_writer(
         &mut self,
-        ctx: &mut Context<Self>,
     ) -> Option<(Addr<LogWriter>, Arc<dyn polyraft_core::ports::LogReader>)> {
         let store = match (self.parts.open_log)() {
             Ok(store) => store,
@@ -184,13 +204,13 @@ impl Supervisor {
             let status = initial_status(group, &identity, Configuration::default());
             self.parts.directory.insert_group(group, status).0.mark_stored();
         }
-        let guard = self.guard(ActorKind::LogWriter, ctx);
+        let guard = self.guard(ActorKind::LogWriter);
         let parts = self.parts.clone();
         let ports = LogWriterPorts {
             clock: parts.clock.clone(),
             progress: parts.log_progress.clone(),
-            failed: ctx.address().recipient(),
-            refused: ctx.address().recipient(),
+            failed: desk(&parts).recipient(),
+            refused: desk(&parts).recipient(),
         };
         let writer =
             start(&*self.parts.spawner, Place::LogWriter, ActorKind::LogWriter, move |_| {
@@ -199,9 +219,9 @@ impl Supervisor {
         Some((writer, reader))
     }
 
-    fn start_flusher(&mut self, ctx: &mut Context<Self>) -> Addr<StateFlusher> {
-        let guard = self.guard(ActorKind::StateFlusher, ctx);
-        let failed = ctx.address().recipient::<StorageFailed>();
+    fn start_flusher(&mut self) -> Addr<StateFlusher> {
+        let guard = self.guard(ActorKind::StateFlusher);
+        let failed = desk(&self.parts).recipient::<StorageFailed>();
         let parts = self.parts.clone();
         let place = Place::StateFlusher;
         start(&*self.parts.spawner, place, ActorKind::StateFlusher, move |_| {
@@ -210,8 +230,8 @@ impl Supervisor {
         })
     }
 
-    fn start_tick(&mut self, ctx: &mut Context<Self>) -> Addr<Tick> {
-        let guard = self.guard(ActorKind::Tick, ctx);
+    fn start_tick(&mut self) -> Addr<Tick> {
+        let guard = self.guard(ActorKind::Tick);
         let parts = self.parts.clone();
         start(&*self.parts.spawner, Place::Tick, ActorKind::Tick, move |_| {
             let (tick, beats) = (parts.settings.tick, parts.settings.heartbeat_ticks);
@@ -220,25 +240,41 @@ impl Supervisor {
         })
     }
 
-    fn look_at_links(&mut self, actors: &NodeActors, ctx: &mut Context<Self>) {
+    fn look_at_links(&mut self, actors: &NodeActors) {
         for peer in self.parts.peers.clone() {
             if self.parts.directory.link(peer).is_some_and(|link| link.connected()) {
                 continue;
             }
-            let link = self.start_link(peer, ctx);
+            let link = self.start_link(peer);
             self.parts.directory.set_link(peer, link.clone());
             let to = link.recipient();
             deliver_fact(&actors.tick, RegisterLink { peer, to });
         }
     }
 
-    fn start_link(&mut self, peer: NodeId, ctx: &mut Context<Self>) -> Addr<PeerLink> {
-        let guard = self.guard(ActorKind::PeerLink, ctx);
+    fn start_link(&mut self, peer: NodeId) -> Addr<PeerLink> {
+        let guard = self.guard(ActorKind::PeerLink);
         let parts = self.parts.clone();
         start(&*self.parts.spawner, Place::Transport, ActorKind::PeerLink, move |_| {
             let (transport, directory) = (parts.transport.clone(), parts.directory.clone());
             PeerLink::new((parts.node, peer), transport, directory, parts.clock.clone(), guard)
         })
+    }
+
+    fn look_at_watchdog(&mut self) {
+        let before = self.parts.watchdog();
+        let watched = self.parts.spawner.watched();
+        if watched.is_empty() || before.as_ref().is_some_and(|(addr, _)| addr.connected()) {
+            return;
+        }
+        let (labels, arbiters): (Vec<_>, Vec<_>) = watched.into_iter().unzip();
+        let stalls = before.map_or_else(|| Arc::new(ArbiterStalls::of(labels)), |(_, s)| s);
+        let (guard, clock) = (self.guard(ActorKind::Watchdog), self.parts.clock.clone());
+        let for_actor = stalls.clone();
+        let addr = start(&*self.parts.spawner, Place::Tick, ActorKind::Watchdog, move |_| {
+            Watchdog::new(PING_INTERVAL_DEFAULT, clock, arbiters, for_actor, guard)
+        });
+        self.parts.set_watchdog(addr, stalls);
     }
 
     fn look_at_group(
@@ -249,22 +285,16 @@ impl Supervisor {
         actors: &NodeActors,
         ctx: &mut Context<Self>,
     ) {
-        let dead = cell.addrs().is_none_or(|a| {
-            !(a.group.connected() && a.batcher.connected() && a.applier.connected())
-        });
-        let out = matches!(cell.status().health, Health::Faulted(_) | Health::Stopped);
-        if !dead || out || !cell.is_stored() || self.rebuilding.contains_key(&group) {
+        let dead = cell.addrs().is_none_or(|addrs| !addrs.are_all_alive());
+        if !dead || cell.is_out() || !cell.is_stored() || self.rebuilding.contains_key(&group) {
             return;
         }
         let row = self.rows.entry(group).or_default();
-        if now.since(row.last) > HEALTHY_LIFE {
-            row.deaths = 0;
-        }
-        row.deaths += 1;
-        row.last = now;
-        let deaths = row.deaths;
+        let excused = self.excused.remove(&group);
+        let deaths = if excused { row.deaths } else { row.add(now, cell.status().applied) };
         if deaths > DEATHS_IN_A_ROW_MAX {
-            return self.quarantine(group, format!("its actors died {deaths} times in a row"));
+            let reason = format!("its actors died {deaths} times in a row");
+            return quarantine(&self.parts, group, reason);
         }
         let pause = backoff(deaths);
         self.rebuild(group, cell.clone(), pause, actors.clone(), ctx);
@@ -282,8 +312,8 @@ impl Supervisor {
         let incarnation = Incarnation::new(self.next_incarnation);
         self.rebuilding.insert(group, incarnation);
         cell.publish_health(Health::Restarting);
-        let down = ctx.address().recipient::<Down>();
-        let life = group_life::rebuild(self.parts.clone(), actors, cell, group, incarnation, down);
+        let desk = desk(&self.parts);
+        let life = group_life::rebuild(self.parts.clone(), actors, cell, group, incarnation, desk);
         let rebuilt = async move {
             tokio::time::sleep(pause).await;
             life.await
@@ -297,38 +327,28 @@ impl Supervisor {
     fn rebuilt(&mut self, group: GroupId, result: Result<(), LifeError>, ctx: &mut Context<Self>) {
         self.rebuilding.remove(&group);
         tracing::debug!(%group, ?result, "group rebuilt");
+        let cell = self.parts.directory.group(group);
         match result {
+            // It was taken out of service while it was being rebuilt.
+            Ok(()) if cell.as_ref().is_some_and(|cell| cell.is_out()) => {
+                cell.expect("it was just looked at").retire();
+            }
             Ok(()) => {
                 metrics::counter!("polyraft_group_lives_total").increment(1);
                 let lives = u64::from(self.rows.get(&group).map_or(0, |row| row.deaths));
-                if let Some(cell) = self.parts.directory.group(group).filter(|_| lives > 1) {
+                if let Some(cell) = cell.filter(|_| lives > 1) {
                     cell.raise(GroupEvent::ActorRestarted {
                         actor: ActorKind::Group.as_str(),
                         lives,
                     });
                 }
             }
-            Err(LifeError::Interrupted) => ctx.notify(LookAround),
-            Err(LifeError::Storage(
-                error @ (StorageError::Corrupt { .. } | StorageError::UnknownGroup { .. }),
-            )) => {
-                self.quarantine(group, error.to_string());
+            Err(LifeError::Interrupted) => {
+                self.excused.insert(group);
+                ctx.notify(LookAround);
             }
-            Err(error) => self.quarantine(group, error.to_string()),
+            Err(error) => quarantine(&self.parts, group, error.to_string()),
         }
-    }
-
-    /// Takes one group out of service on this node; everything else goes on.
-    fn quarantine(&mut self, group: GroupId, reason: String) {
-        tracing::error!(%group, reason, "group faulted");
-        metrics::counter!("polyraft_groups_faulted_total").increment(1);
-        let Some(cell) = self.parts.directory.group(group) else { return };
-        cell.publish_health(Health::Faulted(reason.clone()));
-        if let Some(addrs) = cell.addrs() {
-            cell.set_addrs(None);
-            group_life::end(&addrs);
-        }
-        cell.raise(GroupEvent::GroupFaulted { reason });
     }
 
     /// Once an interval, appliers bring their durable state up to date.
@@ -398,7 +418,7 @@ impl Handler<CreateAndStart> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, message: CreateAndStart, ctx: &mut Self::Context) {
-        let Some(actors) = self.node_actors(ctx) else { return };
+        let Some(actors) = self.node_actors() else { return };
         let CreateAndStart { create, cell } = message;
         let group = create.append.group;
         let (written, done) = oneshot::channel();
@@ -408,7 +428,7 @@ impl Handler<CreateAndStart> for Supervisor {
             if matches!(result, Ok(Ok(()))) {
                 cell.mark_stored();
                 let now = supervisor.parts.clock.now();
-                if let Some(actors) = supervisor.node_actors(ctx) {
+                if let Some(actors) = supervisor.node_actors() {
                     supervisor.look_at_group(group, &cell, now, &actors, ctx);
                 }
             } else {
@@ -421,37 +441,19 @@ impl Handler<CreateAndStart> for Supervisor {
     }
 }
 
-impl Handler<ApplyFailed> for Supervisor {
-    type Result = ();
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn handle(&mut self, failed: ApplyFailed, _: &mut Self::Context) {
-        let ApplyFailed { group, index, reason, .. } = failed;
-        self.quarantine(group, format!("entry {index} cannot be applied: {reason}"));
-    }
-}
-
-impl Handler<GroupRefused> for Supervisor {
-    type Result = ();
-
-    fn handle(&mut self, refused: GroupRefused, _: &mut Self::Context) {
-        self.quarantine(refused.group, refused.error.to_string());
-    }
-}
-
-impl Handler<GroupFailed> for Supervisor {
-    type Result = ();
-
-    fn handle(&mut self, GroupFailed { group, reason }: GroupFailed, _: &mut Self::Context) {
-        self.quarantine(group, reason);
-    }
-}
-
-impl Handler<StorageFailed> for Supervisor {
-    type Result = ();
-
-    fn handle(&mut self, failed: StorageFailed, _: &mut Self::Context) {
-        let reason = format!("the {:?} store failed: {}", failed.store, failed.error);
-        tracing::error!(reason, "storage failed: this node acknowledges nothing any more");
-        self.parts.storage_failed(reason);
+    /// Goal: only deaths without progress make a crash loop. Method: rows of deaths, one a second.
+    #[test]
+    fn progress_or_a_long_life_ends_a_row() {
+        let at = |s| Moment::new(Duration::from_secs(s));
+        let mut stuck = Row::default();
+        let deaths = (20..40).map(|s| stuck.add(at(s), LogIndex::new(7)));
+        assert_eq!(deaths.last(), Some(20));
+        let mut moving = Row::default();
+        assert!((20..40).all(|s| moving.add(at(s), LogIndex::new(s)) == 1));
+        assert_eq!(stuck.add(at(50), LogIndex::new(7)), 1);
     }
 }

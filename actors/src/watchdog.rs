@@ -19,8 +19,9 @@ use polyraft_core::time::Moment;
 use crate::clock::Clock;
 use crate::guard::{DownGuard, killable};
 
-/// Default period of the pings.
-pub const PING_INTERVAL_DEFAULT: Duration = Duration::from_millis(5);
+/// Default period of the pings. A shorter one sees more of the short stalls and wakes every thread
+/// of an idle node more often.
+pub const PING_INTERVAL_DEFAULT: Duration = Duration::from_millis(50);
 
 /// The worst stall of each watched arbiter since the start; read without a lock.
 #[derive(Debug)]
@@ -37,6 +38,12 @@ struct Stall {
 }
 
 impl ArbiterStalls {
+    /// No stall yet, of arbiters with these labels.
+    pub fn of(labels: impl IntoIterator<Item = &'static str>) -> Self {
+        let stall = |label| Stall { label, max_us: AtomicU64::new(0), pinged: AtomicU64::new(0) };
+        Self { arbiters: labels.into_iter().map(stall).collect() }
+    }
+
     /// The label of each arbiter's place, and its worst stall.
     pub fn max(&self) -> impl Iterator<Item = (&'static str, Duration)> + '_ {
         self.arbiters.iter().map(|a| (a.label, Duration::from_micros(a.max_us.load(Relaxed))))
@@ -74,26 +81,16 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Watches `arbiters`, as [`crate::spawner::Spawner::watched`] lists them, every `interval`.
+    /// Watches `arbiters`, which `stalls` has the labels of, every `interval`.
     pub fn new(
         interval: Duration,
         clock: Arc<dyn Clock>,
-        arbiters: Vec<(&'static str, ArbiterHandle)>,
+        arbiters: Vec<ArbiterHandle>,
+        stalls: Arc<ArbiterStalls>,
         guard: DownGuard,
     ) -> Self {
-        let (stalls, arbiters) = arbiters
-            .into_iter()
-            .map(|(label, arbiter)| {
-                (Stall { label, max_us: AtomicU64::new(0), pinged: AtomicU64::new(0) }, arbiter)
-            })
-            .unzip();
-        let stalls = Arc::new(ArbiterStalls { arbiters: stalls });
+        assert_eq!(arbiters.len(), stalls.arbiters.len(), "one stall per arbiter");
         Self { interval, clock, arbiters, stalls, _guard: guard }
-    }
-
-    /// What it measures; outlives it.
-    pub fn stalls(&self) -> Arc<ArbiterStalls> {
-        Arc::clone(&self.stalls)
     }
 
     fn ping_all(&mut self, _: &mut Context<Self>) {
@@ -135,11 +132,11 @@ mod tests {
             let (release, wait) = std::sync::mpsc::channel::<()>();
             blocked.spawn_fn(move || wait.recv().expect("released by the test"));
             let clock = Arc::new(SystemClock::start());
-            let watched = vec![("free", free.handle()), ("blocked", blocked.handle())];
-            let watchdog =
-                Watchdog::new(Duration::from_millis(1), clock, watched, guard(ActorKind::Watchdog));
-            let stalls = watchdog.stalls();
-            let _watchdog = watchdog.start();
+            let stalls = Arc::new(ArbiterStalls::of(["free", "blocked"]));
+            let (every, watched) =
+                (Duration::from_millis(1), vec![free.handle(), blocked.handle()]);
+            let guard = guard(ActorKind::Watchdog);
+            let _watchdog = Watchdog::new(every, clock, watched, stalls.clone(), guard).start();
             let worst = |n| stalls.max().nth(n).expect("two arbiters").1;
             while worst(1) < Duration::from_millis(100) || worst(0).is_zero() {
                 tokio::task::yield_now().await;
