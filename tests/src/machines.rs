@@ -81,10 +81,20 @@ fn command(op: u8, rest: &[u8]) -> Bytes {
     bytes.into()
 }
 
+/// What holds commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Gate {
+    /// Nothing.
+    #[default]
+    Open,
+    /// Every command after so many.
+    ClosedAfter(u64),
+}
+
 /// Disturbs the machines of one group on one node. Nothing is disturbed at first.
 #[derive(Debug, Default)]
 pub struct Bench {
-    closed: Mutex<bool>,
+    gate: Mutex<Gate>,
     changed: Condvar,
     pause_us: AtomicU64,
     pause_is_random: AtomicBool,
@@ -96,12 +106,17 @@ pub struct Bench {
 impl Bench {
     /// Holds every command until the gate is opened.
     pub fn close_gate(&self) {
-        *self.gate() = true;
+        *self.gate() = Gate::ClosedAfter(0);
+    }
+
+    /// Lets this many commands through, counted from the machine's first, and holds the rest.
+    pub fn close_gate_at(&self, commands: u64) {
+        *self.gate() = Gate::ClosedAfter(commands);
     }
 
     /// Lets commands through again.
     pub fn open_gate(&self) {
-        *self.gate() = false;
+        *self.gate() = Gate::Open;
         self.changed.notify_all();
     }
 
@@ -132,14 +147,14 @@ impl Bench {
         self.pause_us.store(micros, Ordering::SeqCst);
     }
 
-    fn gate(&self) -> MutexGuard<'_, bool> {
-        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pass(&self) -> Result<(), ApplyError> {
-        self.applied.fetch_add(1, Ordering::SeqCst);
+        let before = self.applied.fetch_add(1, Ordering::SeqCst);
         let mut gate = self.gate();
-        while *gate {
+        while matches!(*gate, Gate::ClosedAfter(commands) if before >= commands) {
             gate = self.changed.wait(gate).unwrap_or_else(PoisonError::into_inner);
         }
         let pause = Duration::from_micros(self.next_pause_us());
