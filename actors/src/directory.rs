@@ -108,7 +108,6 @@ impl GroupCell {
         self.events.subscribe()
     }
 
-<<<<<<< HEAD
     /// Ends the current life, if any, and waits for nobody.
     pub(crate) fn retire(&self) {
         let Some(addrs) = self.addrs() else { return };
@@ -134,16 +133,6 @@ impl GroupCell {
     pub fn publish(&self, status: GroupStatus) {
         self.status.send_if_modified(|published| {
             let changed = *published != status && !is_out(&published.health);
-=======
-    /// Publishes a status, if it changed. A group that was taken out of service stays so, whatever
-    /// its last actors still say before they end.
-    pub fn publish(&self, mut status: GroupStatus) {
-        self.status.send_if_modified(|published| {
-            if matches!(published.health, Health::Faulted(_) | Health::Stopped) {
-                status.health = published.health.clone();
-            }
-            let changed = *published != status;
->>>>>>> nodetests
             if changed {
                 *published = status;
             }
@@ -223,7 +212,6 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use polyraft_core::entry::Configuration;
-<<<<<<< HEAD
     use polyraft_core::ids::ReplicaId;
     use polyraft_core::ports::GroupIdentity;
 
@@ -241,36 +229,5 @@ mod tests {
         cell.publish_health(Health::Faulted("a reason".into()));
         cell.publish(GroupStatus { health: Health::Healthy, ..status });
         assert_eq!(cell.status().health, Health::Faulted("a reason".into()));
-=======
-    use polyraft_core::ids::{ReplicaId, Term};
-    use polyraft_core::ports::GroupIdentity;
-
-    use super::*;
-    use crate::group_life::initial_status;
-
-    fn status() -> GroupStatus {
-        let identity = GroupIdentity { name: "g".to_owned(), replica: ReplicaId::new(1) };
-        initial_status(GroupId::new(1), &identity, Configuration::default())
-    }
-
-    /// Goal: AP-5: a fault is final. Method: what a group that has a flush in its mailbox does after
-    /// its applier has failed: it publishes itself once more, as healthy.
-    #[test]
-    fn a_group_that_is_out_of_service_cannot_publish_itself_healthy() {
-        for out in [Health::Faulted("its machine failed".to_owned()), Health::Stopped] {
-            let cell = GroupCell::new(status());
-            cell.publish_health(out.clone());
-            cell.publish(GroupStatus { health: Health::Healthy, term: Term::new(7), ..status() });
-            assert_eq!((cell.status().health, cell.status().term), (out, Term::new(7)));
-        }
-    }
-
-    #[test]
-    fn a_restarting_group_becomes_healthy() {
-        let cell = GroupCell::new(status());
-        cell.publish_health(Health::Restarting);
-        cell.publish(GroupStatus { health: Health::Healthy, ..status() });
-        assert_eq!(cell.status().health, Health::Healthy);
->>>>>>> nodetests
     }
 }
