@@ -102,7 +102,9 @@ impl<W, R> Replica<W, R> {
     /// A replica over what storage restored, behind a state that has durably applied `applied`.
     ///
     /// # Errors
-    /// raft-rs refused the configuration: the restored log is inconsistent.
+    /// raft-rs refused the configuration: the restored log is inconsistent. Or there is none: a
+    /// replica that joins starts with the one that the group was created with, else the changes in
+    /// the log would add up to another.
     pub fn new(
         config: ReplicaConfig,
         restored: RestoredLog,
@@ -115,6 +117,9 @@ impl<W, R> Replica<W, R> {
             restored.compacted.index,
             restored.last
         );
+        if restored.configuration.voters.is_empty() {
+            return Err(raft::Error::ConfigInvalid("a configuration without voters".into()));
+        }
         let id = restored.identity.replica;
         let raft = RawNode::new(
             &raft_config(&config, id, applied),
@@ -250,7 +255,11 @@ impl<W, R> Replica<W, R> {
     pub fn on_applied(&mut self, index: LogIndex, durable: LogIndex) {
         assert!(durable <= index, "durable state {durable} is ahead of applied {index}");
         self.applying.on_applied(index);
+        let last = self.raft.raft.raft_log.last_index();
         self.raft.advance_apply_to(index.get());
+        if self.raft.raft.raft_log.last_index() > last {
+            self.raft.raft.bcast_append(); // It left a joint configuration, and would wait for a heartbeat.
+        }
         self.compaction.durable_applied(durable);
         self.raft.mut_store().evict(self.config.tail_bytes_max, index);
     }
