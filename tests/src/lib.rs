@@ -9,4 +9,6 @@
 #![forbid(unsafe_code)]
 
 pub mod host;
+pub mod invariants;
+pub mod sim;
 pub mod trace;
