@@ -100,7 +100,7 @@ impl History {
         let Some(replica) = host.replica() else { return Ok(()) };
         let status = replica.status();
         self.indexes.check(host.node(), &status)?;
-        self.logs.check(host.log())?;
+        self.logs.check(host.durable_log())?;
         let commit = usize::try_from(status.commit.get()).expect("a test's log fits in memory");
         self.leaders.committed(host.log(), commit, status.term)?;
         if status.role == polyraft_core::status::Role::Leader {
