@@ -108,7 +108,6 @@ impl GroupCell {
         self.events.subscribe()
     }
 
-<<<<<<< HEAD
     /// Ends the current life, if any, and waits for nobody.
     pub(crate) fn retire(&self) {
         let Some(addrs) = self.addrs() else { return };
@@ -134,16 +133,6 @@ impl GroupCell {
     pub fn publish(&self, status: GroupStatus) {
         self.status.send_if_modified(|published| {
             let changed = *published != status && !is_out(&published.health);
-=======
-    /// Publishes a status, if it changed. A group that was taken out of service stays so, whatever
-    /// its last actors still say before they end.
-    pub fn publish(&self, mut status: GroupStatus) {
-        self.status.send_if_modified(|published| {
-            if matches!(published.health, Health::Faulted(_) | Health::Stopped) {
-                status.health = published.health.clone();
-            }
-            let changed = *published != status;
->>>>>>> nodetests
             if changed {
                 *published = status;
             }
@@ -168,39 +157,57 @@ impl GroupCell {
     }
 }
 
+/// Groups by id, and their ids by name.
+#[derive(Default)]
+struct Groups {
+    cells: BTreeMap<GroupId, Arc<GroupCell>>,
+    names: BTreeMap<Arc<str>, GroupId>,
+}
+
 /// Every group and link of a node.
 #[derive(Default)]
 pub struct Directory {
-    groups: RwLock<BTreeMap<GroupId, Arc<GroupCell>>>,
+    groups: RwLock<Groups>,
     links: RwLock<BTreeMap<NodeId, Addr<PeerLink>>>,
 }
 
 impl Directory {
     /// The cell of a group on this node.
     pub fn group(&self, group: GroupId) -> Option<Arc<GroupCell>> {
-        self.groups.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
+        self.groups.read().unwrap_or_else(PoisonError::into_inner).cells.get(&group).cloned()
+    }
+
+    /// The group with this name, and its cell. Its cost does not grow with the groups: the server
+    /// asks for every request.
+    pub fn group_named(&self, name: &str) -> Option<(GroupId, Arc<GroupCell>)> {
+        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
+        let id = *groups.names.get(name)?;
+        Some((id, groups.cells.get(&id)?.clone()))
     }
 
     /// Every group on this node, ascending.
     pub fn groups(&self) -> Vec<(GroupId, Arc<GroupCell>)> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        groups.iter().map(|(id, cell)| (*id, cell.clone())).collect()
+        groups.cells.iter().map(|(id, cell)| (*id, cell.clone())).collect()
     }
 
     /// Adds a group, unless it is there; returns its cell, and whether it is new.
     pub fn insert_group(&self, group: GroupId, status: GroupStatus) -> (Arc<GroupCell>, bool) {
         let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
-        let mut is_new = false;
-        let cell = groups.entry(group).or_insert_with(|| {
-            is_new = true;
-            Arc::new(GroupCell::new(status))
-        });
-        (cell.clone(), is_new)
+        if let Some(cell) = groups.cells.get(&group) {
+            return (cell.clone(), false);
+        }
+        groups.names.insert(status.name.clone(), group);
+        let cell = Arc::new(GroupCell::new(status));
+        groups.cells.insert(group, cell.clone());
+        (cell, true)
     }
 
     /// Takes back a group whose creation failed.
     pub fn remove_group(&self, group: GroupId) {
-        self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
+        let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
+        groups.cells.remove(&group);
+        groups.names.retain(|_, id| *id != group);
     }
 
     /// The link to a peer.
@@ -223,11 +230,11 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use polyraft_core::entry::Configuration;
-<<<<<<< HEAD
     use polyraft_core::ids::ReplicaId;
     use polyraft_core::ports::GroupIdentity;
 
     use super::*;
+    use crate::group_life::initial_status;
 
     /// Goal: a faulted group stays faulted. Method: its last life publishes itself once more.
     #[test]
@@ -241,36 +248,25 @@ mod tests {
         cell.publish_health(Health::Faulted("a reason".into()));
         cell.publish(GroupStatus { health: Health::Healthy, ..status });
         assert_eq!(cell.status().health, Health::Faulted("a reason".into()));
-=======
-    use polyraft_core::ids::{ReplicaId, Term};
-    use polyraft_core::ports::GroupIdentity;
-
-    use super::*;
-    use crate::group_life::initial_status;
-
-    fn status() -> GroupStatus {
-        let identity = GroupIdentity { name: "g".to_owned(), replica: ReplicaId::new(1) };
-        initial_status(GroupId::new(1), &identity, Configuration::default())
     }
 
-    /// Goal: AP-5: a fault is final. Method: what a group that has a flush in its mailbox does after
-    /// its applier has failed: it publishes itself once more, as healthy.
-    #[test]
-    fn a_group_that_is_out_of_service_cannot_publish_itself_healthy() {
-        for out in [Health::Faulted("its machine failed".to_owned()), Health::Stopped] {
-            let cell = GroupCell::new(status());
-            cell.publish_health(out.clone());
-            cell.publish(GroupStatus { health: Health::Healthy, term: Term::new(7), ..status() });
-            assert_eq!((cell.status().health, cell.status().term), (out, Term::new(7)));
-        }
+    fn insert(directory: &Directory, id: u64, name: &str) -> bool {
+        let identity = GroupIdentity { name: name.to_owned(), replica: ReplicaId::new(101) };
+        let group = GroupId::new(id);
+        let status = initial_status(group, &identity, Configuration::default());
+        directory.insert_group(group, status).1
     }
 
     #[test]
-    fn a_restarting_group_becomes_healthy() {
-        let cell = GroupCell::new(status());
-        cell.publish_health(Health::Restarting);
-        cell.publish(GroupStatus { health: Health::Healthy, ..status() });
-        assert_eq!(cell.status().health, Health::Healthy);
->>>>>>> nodetests
+    fn groups_are_found_by_name_until_they_are_removed() {
+        let directory = Directory::default();
+        assert!(insert(&directory, 1, "a") && insert(&directory, 2, "b"));
+        assert!(!insert(&directory, 1, "a"));
+        let named = |name| directory.group_named(name).map(|(id, _)| id);
+        assert_eq!((named("a"), named("b")), (Some(GroupId::new(1)), Some(GroupId::new(2))));
+        directory.remove_group(GroupId::new(1));
+        assert_eq!((named("a"), named("b")), (None, Some(GroupId::new(2))));
+        assert!(insert(&directory, 3, "a"));
+        assert_eq!(named("a"), Some(GroupId::new(3)));
     }
 }

@@ -121,10 +121,8 @@ impl Node {
 
     /// The group with this name, if it has a replica here.
     pub fn group(&self, name: &str) -> Option<GroupHandle> {
-        let mut groups = self.inner.parts.directory.groups().into_iter();
-        groups
-            .find(|(_, cell)| &*cell.status().name == name)
-            .map(|(id, cell)| self.handle(id, cell))
+        let named = self.inner.parts.directory.group_named(name);
+        named.map(|(id, cell)| self.handle(id, cell))
     }
 
     /// Every group with a replica here, ascending by id.
