@@ -153,6 +153,7 @@ impl StateMachine for Erratic {
         let index = context.index.get();
         // A few of the calls, scattered, are slow.
         if index.wrapping_mul(2_654_435_761).is_multiple_of(97) {
+            #[expect(clippy::disallowed_methods, reason = "this machine is slow on purpose")]
             std::thread::sleep(Duration::from_millis(3));
         }
         self.seen.lock().expect("not poisoned").push(index);

@@ -157,39 +157,57 @@ impl GroupCell {
     }
 }
 
+/// Groups by id, and their ids by name.
+#[derive(Default)]
+struct Groups {
+    cells: BTreeMap<GroupId, Arc<GroupCell>>,
+    names: BTreeMap<Arc<str>, GroupId>,
+}
+
 /// Every group and link of a node.
 #[derive(Default)]
 pub struct Directory {
-    groups: RwLock<BTreeMap<GroupId, Arc<GroupCell>>>,
+    groups: RwLock<Groups>,
     links: RwLock<BTreeMap<NodeId, Addr<PeerLink>>>,
 }
 
 impl Directory {
     /// The cell of a group on this node.
     pub fn group(&self, group: GroupId) -> Option<Arc<GroupCell>> {
-        self.groups.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
+        self.groups.read().unwrap_or_else(PoisonError::into_inner).cells.get(&group).cloned()
+    }
+
+    /// The group with this name, and its cell. Its cost does not grow with the groups: the server
+    /// asks for every request.
+    pub fn group_named(&self, name: &str) -> Option<(GroupId, Arc<GroupCell>)> {
+        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
+        let id = *groups.names.get(name)?;
+        Some((id, groups.cells.get(&id)?.clone()))
     }
 
     /// Every group on this node, ascending.
     pub fn groups(&self) -> Vec<(GroupId, Arc<GroupCell>)> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        groups.iter().map(|(id, cell)| (*id, cell.clone())).collect()
+        groups.cells.iter().map(|(id, cell)| (*id, cell.clone())).collect()
     }
 
     /// Adds a group, unless it is there; returns its cell, and whether it is new.
     pub fn insert_group(&self, group: GroupId, status: GroupStatus) -> (Arc<GroupCell>, bool) {
         let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
-        let mut is_new = false;
-        let cell = groups.entry(group).or_insert_with(|| {
-            is_new = true;
-            Arc::new(GroupCell::new(status))
-        });
-        (cell.clone(), is_new)
+        if let Some(cell) = groups.cells.get(&group) {
+            return (cell.clone(), false);
+        }
+        groups.names.insert(status.name.clone(), group);
+        let cell = Arc::new(GroupCell::new(status));
+        groups.cells.insert(group, cell.clone());
+        (cell, true)
     }
 
     /// Takes back a group whose creation failed.
     pub fn remove_group(&self, group: GroupId) {
-        self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
+        let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
+        groups.cells.remove(&group);
+        groups.names.retain(|_, id| *id != group);
     }
 
     /// The link to a peer.
@@ -216,6 +234,7 @@ mod tests {
     use polyraft_core::ports::GroupIdentity;
 
     use super::*;
+    use crate::group_life::initial_status;
 
     /// Goal: a faulted group stays faulted. Method: its last life publishes itself once more.
     #[test]
@@ -229,5 +248,25 @@ mod tests {
         cell.publish_health(Health::Faulted("a reason".into()));
         cell.publish(GroupStatus { health: Health::Healthy, ..status });
         assert_eq!(cell.status().health, Health::Faulted("a reason".into()));
+    }
+
+    fn insert(directory: &Directory, id: u64, name: &str) -> bool {
+        let identity = GroupIdentity { name: name.to_owned(), replica: ReplicaId::new(101) };
+        let group = GroupId::new(id);
+        let status = initial_status(group, &identity, Configuration::default());
+        directory.insert_group(group, status).1
+    }
+
+    #[test]
+    fn groups_are_found_by_name_until_they_are_removed() {
+        let directory = Directory::default();
+        assert!(insert(&directory, 1, "a") && insert(&directory, 2, "b"));
+        assert!(!insert(&directory, 1, "a"));
+        let named = |name| directory.group_named(name).map(|(id, _)| id);
+        assert_eq!((named("a"), named("b")), (Some(GroupId::new(1)), Some(GroupId::new(2))));
+        directory.remove_group(GroupId::new(1));
+        assert_eq!((named("a"), named("b")), (None, Some(GroupId::new(2))));
+        assert!(insert(&directory, 3, "a"));
+        assert_eq!(named("a"), Some(GroupId::new(3)));
     }
 }

@@ -223,6 +223,7 @@ impl LmdbTable {
                 let resized = unsafe { self.inner.env.resize(bytes) };
                 return resized.map_err(|e| failed("growing the map", e));
             }
+            #[expect(clippy::disallowed_methods, reason = "the writer's thread blocks by design")]
             std::thread::sleep(GROW_PAUSE);
         }
         Err(StorageError::Full { what: "the map, and a reader that stays keeps it so".into() })

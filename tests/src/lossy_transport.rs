@@ -31,6 +31,9 @@ pub struct NetworkWeather {
     pub loss_per_mille: u32,
 }
 
+/// Frames under way on one lane, each with its time of arrival.
+type LateFrames = UnboundedSender<(Instant, Bytes)>;
+
 /// The transport.
 pub struct LossyTransport<T> {
     inner: Arc<T>,
@@ -38,7 +41,7 @@ pub struct LossyTransport<T> {
     loss_per_mille: AtomicU32,
     entropy: SeededEntropy,
     observe: Arc<ObserveFrame>,
-    late: Mutex<BTreeMap<(NodeId, Lane), UnboundedSender<(Instant, Bytes)>>>,
+    late: Mutex<BTreeMap<(NodeId, Lane), LateFrames>>,
 }
 
 impl<T: Transport> LossyTransport<T> {

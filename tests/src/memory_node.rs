@@ -87,8 +87,11 @@ pub struct MemoryOptions {
     /// Makes the state machine of a group on a node.
     pub machine: Arc<dyn Fn(NodeId, GroupId) -> Box<dyn polyraft::StateMachine> + Send + Sync>,
     /// Sees every frame: sender, receiver, lane, bytes.
-    pub observe: Arc<dyn Fn(NodeId, NodeId, polyraft_core::ports::Lane, &Bytes) + Send + Sync>,
+    pub observe: Arc<ObserveAll>,
 }
+
+/// Sees a frame: sender, receiver, lane, bytes.
+pub type ObserveAll = dyn Fn(NodeId, NodeId, polyraft_core::ports::Lane, &Bytes) + Send + Sync;
 
 impl MemoryOptions {
     /// A ledger per group, ticks of 20 ms, heartbeats of 100 ms, election timeouts from 1 s.

@@ -5,6 +5,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -88,14 +89,18 @@ async fn forward(front: Arc<UdpSocket>, server: SocketAddr, cut: Arc<Cut>) {
     let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
     loop {
         let Ok((len, from)) = front.recv_from(&mut datagram).await else { continue };
-        if !clients.contains_key(&from) {
-            let Ok(back) = connect(server).await else { continue };
-            let task = tokio::spawn(backward(back.clone(), front.clone(), from, Arc::clone(&cut)));
-            clients.insert(from, Client { back, task });
-        }
+        let client = match clients.entry(from) {
+            Entry::Occupied(client) => client.into_mut(),
+            Entry::Vacant(place) => {
+                let Ok(back) = connect(server).await else { continue };
+                let (front, cut) = (front.clone(), Arc::clone(&cut));
+                let task = tokio::spawn(backward(back.clone(), front, from, cut));
+                place.insert(Client { back, task })
+            }
+        };
         if cut.passes() {
             // A datagram that cannot be sent is lost, as datagrams are.
-            let _ = clients[&from].back.send(&datagram[..len]).await;
+            let _ = client.back.send(&datagram[..len]).await;
         }
     }
 }

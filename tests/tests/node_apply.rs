@@ -114,7 +114,7 @@ async fn a_slow_machine_pushes_back_and_nobody_is_elected() {
 /// Proposes through the leader's group actor, stamped with a time of the test's own.
 async fn propose_at(node: &polyraft::Node, group: u64, time_ms: u64, key: &str) {
     let cell = node.parts().directory.group(GroupId::new(group)).expect("the group is here");
-    let units = vec![Unit { atomic: false, commands: vec![add(key)] }];
+    let units = [Unit { atomic: false, commands: vec![add(key)] }];
     let (reply, outcome) = oneshot::channel();
     let waiter = UnitWaiter { commands: 1, reply: UnitReply::Local(reply) };
     let batch = batch::encode(time_ms, units.iter());

@@ -63,6 +63,10 @@ impl ApplyQueue {
     }
 
     /// The next entry whose turn it is, if any.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "what is next depends on more than the queue"
+    )]
     pub fn next(&mut self) -> Option<Next> {
         let front = self.queued.front()?;
         let is_conf = front.get_entry_type() != EntryType::EntryNormal;

@@ -121,10 +121,8 @@ impl Node {
 
     /// The group with this name, if it has a replica here.
     pub fn group(&self, name: &str) -> Option<GroupHandle> {
-        let mut groups = self.inner.parts.directory.groups().into_iter();
-        groups
-            .find(|(_, cell)| &*cell.status().name == name)
-            .map(|(id, cell)| self.handle(id, cell))
+        let named = self.inner.parts.directory.group_named(name);
+        named.map(|(id, cell)| self.handle(id, cell))
     }
 
     /// Every group with a replica here, ascending by id.
@@ -152,7 +150,7 @@ impl Node {
         let supervisor = self.inner.parts.supervisor().ok_or_else(interrupted)?;
         let (reply, created) = oneshot::channel();
         let message =
-            CreateAndStart { create: CreateGroup { append: create, reply }, cell: cell.clone() };
+            CreateAndStart { create: CreateGroup { append: *create, reply }, cell: cell.clone() };
         supervisor.try_send(message).map_err(|_| interrupted())?;
         match created.await {
             Ok(Ok(())) => Ok(self.handle(group, cell)),
@@ -266,7 +264,7 @@ impl Node {
         let mut append = GroupAppend::empty(group);
         append.create = Some(identity);
         append.configuration = Some(configuration);
-        Ok(Admitted::New(cell, append))
+        Ok(Admitted::New(cell, Box::new(append)))
     }
 
     /// Asks connected members to take over what this node leads, and waits a while for them.
@@ -303,7 +301,7 @@ impl Node {
 /// What becomes of a request to create a group.
 enum Admitted {
     Exists(GroupHandle),
-    New(Arc<GroupCell>, GroupAppend),
+    New(Arc<GroupCell>, Box<GroupAppend>),
 }
 
 /// A group's first members: one replica on each of its nodes.

@@ -27,6 +27,7 @@ pub fn wait_until(what: &str, mut state: impl FnMut() -> bool) {
     let start = Instant::now();
     while !state() {
         assert!(start.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        #[expect(clippy::disallowed_methods, reason = "a look at the state, and another one")]
         std::thread::sleep(Duration::from_millis(2));
     }
 }

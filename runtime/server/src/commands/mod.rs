@@ -1,5 +1,11 @@
 //! The command line.
 
+mod bench;
+mod bench_cluster;
+mod bench_load;
+mod bench_probe;
+mod bench_report;
+mod bench_scenario;
 mod certs;
 mod dev;
 mod dev_data;
@@ -30,6 +36,8 @@ pub enum Command {
     Node(node::NodeArgs),
     /// Make a cluster's certificates.
     Certs(certs::CertsArgs),
+    /// Measure the embedding API: how fast do three nodes take proposals on this machine?
+    Bench(bench::BenchArgs),
     /// Show a node and its groups.
     Status(status::StatusArgs),
 }
@@ -67,6 +75,9 @@ pub enum CommandError {
         #[source]
         source: serde_json::Error,
     },
+    /// A benchmark could not be run.
+    #[error(transparent)]
+    Bench(#[from] bench::BenchError),
     /// Signals cannot be received.
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
@@ -82,6 +93,7 @@ impl Cli {
             Command::Dev(args) => dev::run(args).await,
             Command::Node(args) => node::run(args).await,
             Command::Certs(args) => certs::run(args),
+            Command::Bench(args) => Ok(bench::run(args).await?),
             Command::Status(args) => status::run(args).await,
         }
     }
