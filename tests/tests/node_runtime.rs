@@ -2,14 +2,17 @@
 //! Method: many callers, dropped calls, floods and stops; every call must end, typed, and the
 //! ledger's state must agree with what was said.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use polyraft::{
     AppliedBatch, BatchingConfig, GroupHandle, NodeConfig, NodeId, ProposeError, ReadError,
 };
-use polyraft_tests::cluster::{Cluster, DEADLINE, Shape, stale_number, wait_for, wait_until};
-use polyraft_tests::machines::{add, count_of, number, total};
+use polyraft_tests::cluster::{
+    Cluster, DEADLINE, Machines, Shape, stale_number, wait_for, wait_until,
+};
+use polyraft_tests::machines::{Ledger, add, count_of, number, total};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -107,6 +110,36 @@ async fn floods_are_refused_by_name() {
     let read = group.read(count_of("after")).await.expect("the flood is over");
     assert_eq!((number(&read), group.status().term), (1, term));
     cluster.stop_all().await;
+}
+
+/// RT-2: while no leader is to be had, reads that wait for one are bounded too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_without_a_leader_are_bounded() {
+    let machines: Machines = Arc::new(|_, _| Box::new(Ledger::new(Arc::default())));
+    let mut cluster = Cluster::prepare(Shape::new(3, 1).steady(), machines).await;
+    cluster.start_node(1).await;
+    let group = cluster.group(1, 1).with_deadline(Duration::from_secs(600));
+    let mut reads = JoinSet::new();
+    let mut is_bounded = false;
+    while !is_bounded {
+        assert!(reads.len() < 50_000, "fifty thousand reads wait");
+        for _ in 0..500 {
+            let group = group.clone();
+            reads.spawn(async move { group.read(total()).await });
+        }
+        tokio::task::yield_now().await;
+        while let Some(outcome) = reads.try_join_next() {
+            match outcome.expect("a reader never panics") {
+                Err(ReadError::Overloaded { what, .. }) => is_bounded |= what == "waiting reads",
+                Err(ReadError::TimedOut { .. }) => {}
+                other => panic!("nobody leads: {other:?}"),
+            }
+        }
+    }
+    cluster.stop_all().await;
+    while let Some(outcome) = reads.join_next().await {
+        assert!(outcome.expect("a reader never panics").is_err(), "nobody led");
+    }
 }
 
 /// ST-2: a hundred groups with one proposal each share syncs: one writer commits for all.
