@@ -109,7 +109,8 @@ async fn the_log_is_bounded_over_many_writes() {
     write(&group, WRITES - WRITES / 3, COMMAND_BYTES).await;
     let all = settled_bytes(&cluster, RETAINED).await;
     println!("{third} bytes on disk after {} writes, {all} after {WRITES}", WRITES / 3);
-    assert!(all < third + (32 << 20), "120 MiB more were written: {third} grew to {all} bytes");
+    // Files grow in steps of tens of MiB, so that their pages stay contiguous.
+    assert!(all <= third + (64 << 20), "120 MiB more were written: {third} grew to {all} bytes");
     assert_eq!(stale_number(&group, total()).await, WRITES);
     cluster.running().into_iter().for_each(|node| cluster.kill(node));
     cluster.start_all().await;
