@@ -334,6 +334,11 @@ impl<W, R> Replica<W, R> {
         Ok(LogIndex::new(self.raft.raft.raft_log.last_index()))
     }
 
+    /// Reads that wait for their index.
+    pub fn reads_waiting(&self) -> usize {
+        self.reads.len()
+    }
+
     /// Asks for the index at which a linearizable read may be answered.
     pub fn read(&mut self, reader: R) {
         self.reads.push(self.tick, reader);
