@@ -5,6 +5,7 @@ use std::sync::mpsc as std_mpsc;
 
 use polyraft_core::entry::LogEntry;
 use polyraft_core::ids::Term;
+use polyraft_core::message::AppliedUnit;
 use polyraft_core::ports::StateStore;
 use polyraft_core::state_machine::{ApplyContext, ApplyError, Response, State};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -13,7 +14,7 @@ use super::*;
 use crate::clock::{SystemClock, VirtualClock};
 use crate::guard::Down;
 use crate::mailbox::ActorKind;
-use crate::proposal::{AppliedUnit, BatchWaiters, UnitWaiter};
+use crate::proposal::{BatchWaiters, UnitReply, UnitWaiter};
 use crate::testing::{FakeStateStore, Ledger, Probe, batch_entry, paused, unit};
 use crate::workers::{LocalWorkers, ThreadWorkers};
 
@@ -98,7 +99,10 @@ fn bare(entry: LogEntry) -> CommittedEntry {
 /// An entry with one command and someone who waits for it.
 fn awaited(index: u64, command: &str) -> (CommittedEntry, Outcome) {
     let (reply, outcome) = oneshot::channel();
-    let waiters = Some(BatchWaiters { units: vec![UnitWaiter { commands: 1, reply }] });
+    let waiters = Some(BatchWaiters::new(
+        vec![UnitWaiter { commands: 1, reply: UnitReply::Local(reply) }],
+        None,
+    ));
     (
         CommittedEntry { entry: batch_entry(index, index, &[unit(false, &[command])]), waiters },
         outcome,

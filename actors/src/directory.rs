@@ -9,6 +9,7 @@
 //! restart and absent in between. The lock is held for a copy, never while waiting.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use actix::Addr;
@@ -52,6 +53,7 @@ fn is_out(health: &Health) -> bool {
 
 /// What the rest of the node knows of one group, whichever life it is in.
 pub struct GroupCell {
+    is_stored: AtomicBool,
     addrs: RwLock<Option<Arc<GroupAddrs>>>,
     /// Actors of earlier lives that were told to end.
     retired: RwLock<Vec<Arc<GroupAddrs>>>,
@@ -63,11 +65,22 @@ impl GroupCell {
     /// A cell for a group that has not started.
     pub fn new(status: GroupStatus) -> Self {
         Self {
+            is_stored: AtomicBool::new(false),
             addrs: RwLock::new(None),
             retired: RwLock::default(),
             status: watch::Sender::new(status),
             events: broadcast::Sender::new(EVENTS_BUFFERED),
         }
+    }
+
+    /// From now on the group exists on disk: the supervisor keeps it running.
+    pub fn mark_stored(&self) {
+        self.is_stored.store(true, Ordering::Release);
+    }
+
+    /// Whether the group exists on disk; a group that is being created does not yet.
+    pub fn is_stored(&self) -> bool {
+        self.is_stored.load(Ordering::Acquire)
     }
 
     /// The actors of the current life; `None` while the group is down.

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use polyraft_core::entry::Configuration;
 use polyraft_core::ids::{GroupId, Incarnation, LogIndex, NodeId};
 use polyraft_core::status::{GroupEvent, Health};
 use polyraft_core::time::Moment;
@@ -26,7 +27,7 @@ use tokio::sync::oneshot;
 use crate::applier::{FlushTick, FlusherReplaced};
 use crate::directory::GroupCell;
 use crate::fault_desk::{FaultDesk, quarantine};
-use crate::group_life::{self, LifeError};
+use crate::group_life::{self, LifeError, initial_status};
 use crate::guard::{Down, DownGuard, Kill, KillMode};
 use crate::log_writer::{CreateGroup, LogWriter, LogWriterPorts, StorageFailed};
 use crate::mailbox::{ActorKind, deliver_fact, messages, offer};
@@ -198,6 +199,11 @@ impl Supervisor {
             }
         };
         let reader = store.reader();
+        // What an earlier life of the log writer created, and could not say any more.
+        for (group, identity) in store.groups() {
+            let status = initial_status(group, &identity, Configuration::default());
+            self.parts.directory.insert_group(group, status).0.mark_stored();
+        }
         let guard = self.guard(ActorKind::LogWriter);
         let parts = self.parts.clone();
         let ports = LogWriterPorts {
@@ -280,7 +286,7 @@ impl Supervisor {
         ctx: &mut Context<Self>,
     ) {
         let dead = cell.addrs().is_none_or(|addrs| !addrs.are_all_alive());
-        if !dead || cell.is_out() || self.rebuilding.contains_key(&group) {
+        if !dead || cell.is_out() || !cell.is_stored() || self.rebuilding.contains_key(&group) {
             return;
         }
         let row = self.rows.entry(group).or_default();
@@ -320,6 +326,7 @@ impl Supervisor {
 
     fn rebuilt(&mut self, group: GroupId, result: Result<(), LifeError>, ctx: &mut Context<Self>) {
         self.rebuilding.remove(&group);
+        tracing::debug!(%group, ?result, "group rebuilt");
         let cell = self.parts.directory.group(group);
         match result {
             // It was taken out of service while it was being rebuilt.
@@ -400,6 +407,8 @@ impl Handler<Down> for Supervisor {
 
     fn handle(&mut self, down: Down, ctx: &mut Self::Context) {
         let actor = down.actor.as_str();
+        let Down { group, panicked, .. } = down;
+        tracing::debug!(actor, ?group, panicked, "actor down");
         metrics::counter!("polyraft_actor_down_total", "actor" => actor).increment(1);
         self.look_around(ctx);
     }
@@ -415,10 +424,9 @@ impl Handler<CreateAndStart> for Supervisor {
         let (written, done) = oneshot::channel();
         let CreateGroup { append, reply } = create;
         deliver_fact(&actors.log_writer, CreateGroup { append, reply: written });
-        self.rebuilding.insert(group, Incarnation::default());
         let created = done.into_actor(self).map(move |result, supervisor, ctx| {
-            supervisor.rebuilding.remove(&group);
             if matches!(result, Ok(Ok(()))) {
+                cell.mark_stored();
                 let now = supervisor.parts.clock.now();
                 if let Some(actors) = supervisor.node_actors() {
                     supervisor.look_at_group(group, &cell, now, &actors, ctx);

@@ -1,5 +1,23 @@
-//! What polyraft's tests above unit level stand on: clusters that can be broken on purpose.
+//! polyraft's tests above unit level: what they share.
+//!
+//! ```text
+//! testdata/*.txt ─→ trace ─┐
+//!                          ├─→ host: the production replica over the production journal
+//! one u64 seed ───→ sim ───┘        └─→ invariants
+//! memory_node: whole nodes, production actors, one paused thread
+//! machines ─→ cluster: real nodes, real QUIC, real LMDB, one process ─→ tests/node_*.rs
+//!             └ proxy: a link that goes silent when told to
+//! conformance: what any `StateMachine` must hold, for embedders too
+//! ```
 
+#![forbid(unsafe_code)]
+
+pub mod cluster;
+pub mod conformance;
+pub mod host;
 pub mod ledger;
 pub mod lossy_transport;
+pub mod machines;
 pub mod memory_node;
+pub mod proxy;
+pub mod trace;

@@ -264,9 +264,8 @@ impl MemoryCluster {
     pub fn start(nodes: u64, options: MemoryOptions) -> Self {
         let network = MemoryNetwork::new();
         let ids: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
-        let start = |id: &NodeId| {
-            MemoryNode::start(*id, &ids, &network, &options, NodeRemains::default())
-        };
+        let start =
+            |id: &NodeId| MemoryNode::start(*id, &ids, &network, &options, NodeRemains::default());
         let nodes = ids.iter().map(start).collect();
         Self { network, nodes, options, ids }
     }

@@ -39,7 +39,8 @@ pub struct NodeConfig {
     server: Value,
 }
 
-/// Where a node's identity lies, as PEM files. They are read again when they change.
+/// Where a node's identity lies, as PEM files. They are read at the start, and again by
+/// [`crate::Node::reload_certificates`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsPaths {
     /// The authorities that this node trusts.

@@ -18,10 +18,12 @@ pub struct LimitsConfig {
     /// Deadline of a proposal that brings none of its own; queueing counts (BP-10). 1 ms to 1 h.
     /// Default 5 s: longer than one election on the default profile.
     pub proposal_deadline: Duration,
-    /// Entries kept behind the applied index for followers that are behind; one further back gets a
-    /// snapshot. More spares snapshots, fewer spares disk. From 1. Default 5,000.
+    /// Entries kept in a log once every replica has them and they are durably applied here. Entries
+    /// that some replica lacks are always kept, however many: nothing else could bring it up to
+    /// date. Fewer spares disk. From 1. Default 5,000.
     pub catch_up_entries: u64,
-    /// Cap on the bytes of those entries, whichever is reached first. From 1. Default 64 MiB.
+    /// What those entries are expected to take at most: a lower bound for
+    /// `storage.journal_bytes_max`, and not enforced on a log. From 1. Default 64 MiB.
     pub catch_up_bytes: u64,
 }
 
@@ -143,8 +145,9 @@ impl StorageConfig {
 pub struct ThreadsConfig {
     /// Arbiters that run group actors. 1 to 256, or `None` (default): one per core.
     pub shards: Option<usize>,
-    /// Threads that apply committed entries; one group uses one at a time. 1 to 256, or `None`
-    /// (default): one per core.
+    /// Threads that apply committed entries; one group uses one at a time. They are started when
+    /// they are needed, and up to sixteen at least, because a state machine may block. 1 to 256, or
+    /// `None` (default): one per core.
     pub apply_workers: Option<usize>,
 }
 

@@ -92,13 +92,15 @@ impl GroupHandle {
         self.cell.subscribe()
     }
 
-    /// The same handle with another deadline for its calls; the default is the configured one.
+    /// The same handle with another deadline for its calls; the default is the configured one. It
+    /// counts from the call, and waiting for a group that is being rebuilt is part of it.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { deadline, ..self.clone() }
     }
 
-    /// Proposes one command and waits until it is committed **and** applied on this node's leader.
+    /// Proposes one command, up to [`crate::limits::COMMAND_BYTES_MAX`] bytes, and waits until it is
+    /// committed **and** applied by the leader, which may be on another node.
     ///
     /// # Errors
     /// See [`ProposeError`]; [`ProposeError::may_have_committed`] tells whether a plain retry is safe.
@@ -112,8 +114,9 @@ impl GroupHandle {
         Ok(Applied { index, term, sub_index: first_sub_index, response })
     }
 
-    /// Proposes independent commands as one contiguous run: all are committed, or none (BP-17).
-    /// Each is accepted or rejected by the state machine on its own.
+    /// Proposes independent commands as one contiguous run of one entry: all are committed, or none
+    /// (BP-17). Each is accepted or rejected by the state machine on its own. One command to
+    /// [`crate::limits::BATCH_COMMANDS_MAX`], together no larger than one entry.
     ///
     /// # Errors
     /// As for [`GroupHandle::propose`].
@@ -125,7 +128,8 @@ impl GroupHandle {
     }
 
     /// Proposes commands that take effect together: if the state machine rejects one, none does
-    /// (BP-4), and every response is a rejection.
+    /// (BP-4), and every response is a rejection; the one that caused it keeps its body. As many
+    /// commands and bytes as in [`GroupHandle::propose_batch`].
     ///
     /// # Errors
     /// As for [`GroupHandle::propose`].
@@ -138,6 +142,7 @@ impl GroupHandle {
 
     /// Answers a query from a state that reflects every proposal acknowledged before the call, on
     /// any node. Costs a round trip to the leader and a heartbeat round, shared by many reads.
+    /// Source: Raft thesis §6.4 (ReadIndex).
     ///
     /// # Errors
     /// See [`ReadError`]. A read may always be repeated.
@@ -170,7 +175,8 @@ impl GroupHandle {
     }
 
     /// Asks this node's replica, if it leads, to hand leadership to the replica on `to`. Returns
-    /// whether the request was taken; the outcome is an event.
+    /// whether the request was taken, which says nothing of its outcome: that is a
+    /// [`GroupEvent::LeaderChanged`]. Source: Raft thesis §3.10.
     pub fn transfer_leader(&self, to: NodeId) -> bool {
         self.cell.addrs().is_some_and(|a| a.group.try_send(TransferLeader { to }).is_ok())
     }

@@ -8,6 +8,46 @@
 //! A [`GroupHandle`] proposes commands and reads state; `Ok` means committed **and** applied, with
 //! the state machine's answer. Your [`StateMachine`] is synchronous and deterministic; the runtime
 //! keeps its [`State`] durable.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use bytes::Bytes;
+//! use polyraft::{ApplyContext, ApplyError, Node, NodeConfig, Response, State, StateMachine};
+//!
+//! struct Register; // A command replaces the value and answers the one before it.
+//!
+//! impl StateMachine for Register {
+//!     fn apply(&mut self, state: &mut dyn State, _: &ApplyContext, command: &[u8])
+//!         -> Result<Response, ApplyError> {
+//!         let before = state.get(b"value")?.unwrap_or_default();
+//!         state.put(b"value", Bytes::copy_from_slice(command))?;
+//!         Ok(Response::Accepted(before))
+//!     }
+//!
+//!     fn query(&self, state: &dyn State, _: &[u8]) -> Result<Bytes, ApplyError> {
+//!         Ok(state.get(b"value")?.unwrap_or_default())
+//!     }
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let node = Node::start(NodeConfig::from_toml_file("node.toml")?, |_| Box::new(Register)).await?;
+//!     let group = node.group("default").ok_or("not on this node")?;
+//!     let applied = group.propose("hello").await?; // Ok: committed, and applied by its leader
+//!     println!("{} {:?}", applied.index, group.read("").await?); // linearizable, on any node
+//!     node.stop().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The examples `counter` and `kv_three_nodes` run as they are: they make their own certificates
+//! ([`certificates`]) and build their [`NodeConfig`] in code.
+//!
+//! # Threads
+//!
+//! A node runs on threads of its own. [`Node`] and [`GroupHandle`] are called from any tokio runtime
+//! that has time enabled. Blocking in [`StateMachine::apply`] delays its own group only.
 
 #![forbid(unsafe_code)]
 
@@ -45,3 +85,8 @@ pub use polyraft_core::state_machine::{
 };
 pub use polyraft_core::status::{GroupEvent, GroupStatus, Health, Role};
 pub use profile::{EffectiveTiming, Profile, TimingConfig};
+
+/// The README's example compiles too.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -69,7 +69,9 @@ impl Node {
     /// Starts a node: opens its data directory, listens, starts the groups that are stored there,
     /// and creates the configured ones that are not. Does not wait for leaders or peers (TR-10).
     ///
-    /// `machine` makes the state machine of a group; it is called again whenever one is rebuilt.
+    /// `machine` makes the state machine of a group; it is called again whenever one is rebuilt, on
+    /// a thread of the node's that it should not block. The spec it is given names the group, not
+    /// its nodes.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -132,7 +134,8 @@ impl Node {
     }
 
     /// Creates this node's replica of a group, durably, and starts it; a group that exists is
-    /// returned as it is. Every node of the group must create it with the same nodes.
+    /// returned as it is. Every node of the group must create it with the same id, name and nodes;
+    /// names are 1 to 255 bytes. Returns before the group has a leader.
     ///
     /// # Errors
     /// See [`CreateGroupError`].

@@ -12,7 +12,6 @@ use polyraft_actors::applier::ApplierConfig;
 use polyraft_actors::clock::SystemClock;
 use polyraft_actors::directory::Directory;
 use polyraft_actors::entropy::SeededEntropy;
-use polyraft_actors::group_life::initial_status;
 use polyraft_actors::log_writer::LogWriterConfig;
 use polyraft_actors::node_parts::{NodeParts, NodeSettings, OpenLog, Slots};
 use polyraft_actors::peer_link::LinkEvents;
@@ -22,7 +21,6 @@ use polyraft_actors::supervisor::start_supervisor;
 use polyraft_actors::workers::{ThreadWorkers, Workers};
 use polyraft_core::batch_config::BatchConfig;
 use polyraft_core::compaction::Retention;
-use polyraft_core::entry::Configuration;
 use polyraft_core::ids::GroupId;
 use polyraft_core::ports::LogStore;
 use polyraft_core::state_machine::StateMachine;
@@ -94,9 +92,6 @@ fn open(config: &NodeConfig, identity: Identity) -> Result<Opened, StartError> {
     let node = config.node_id();
     let storage = Storage::open(config.data_dir(), &options, config.cluster().name(), node)?;
     let directory = Arc::new(Directory::default());
-    for (group, identity) in storage.journal.groups() {
-        directory.insert_group(group, initial_status(group, &identity, Configuration::default()));
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(QUIC_THREADS)
         .thread_name("polyraft-quic")
@@ -155,6 +150,10 @@ fn run(
             slots: Slots::default(),
         });
         start_supervisor(&parts);
+        // The supervisor opens the journal and enters the stored groups into the directory.
+        while parts.actors().is_none() && parts.storage_failure().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         // An Err means that nobody waits for the start: there is nobody to serve.
         if ready.send(parts.clone()).is_ok() {
             let _ = stopped.await;

@@ -1,0 +1,401 @@
+//! Cluster: real nodes in this process, over loopback QUIC with mTLS and LMDB in a directory of its own.
+//!
+//! ```text
+//! Shape ─start→ Cluster ─→ node(i) ─→ group handles, each over a Ledger with its own Bench
+//!                  └─ stop, kill, restart a node; cut a link (shapes with proxies)
+//! ```
+//!
+//! Nodes are numbered from 1, and so are groups, which are called `g1`, `g2` and so on.
+//! Everything waits on state, with a deadline that is generous enough for a busy machine.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use polyraft::certificates::{CertificateAuthority, Validity};
+use polyraft::{
+    BatchingConfig, ClusterConfig, GroupHandle, GroupId, GroupSpec, LimitsConfig, Node, NodeConfig,
+    NodeId, Profile, Role, StartError, StateMachine, StorageConfig, TlsPaths,
+};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use crate::machines::{self, Bench, Ledger};
+use crate::proxy::{Cut, LinkProxy};
+
+/// Longest wait for anything that should happen soon. Only a test that fails waits this long.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+/// Between two looks at what is waited for.
+const POLL: Duration = Duration::from_millis(5);
+/// Ports handed out are below those that the system gives to clients.
+const PORTS: std::ops::Range<u16> = 10_000..30_000;
+
+/// Waits until `predicate` holds.
+///
+/// # Panics
+/// It does not, within `deadline`.
+pub async fn wait_until(deadline: Duration, what: &str, mut predicate: impl FnMut() -> bool) {
+    wait_for(deadline, what, || std::future::ready(predicate().then_some(()))).await;
+}
+
+/// Waits until `probe` answers.
+///
+/// # Panics
+/// It does not, within `deadline`.
+pub async fn wait_for<T, F>(deadline: Duration, what: &str, mut probe: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let until = Instant::now() + deadline;
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(Instant::now() < until, "not within {deadline:?}: {what}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// What a cluster is to look like.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    nodes: u64,
+    groups: u64,
+    profile: Profile,
+    batching: BatchingConfig,
+    limits: LimitsConfig,
+    storage: StorageConfig,
+    has_proxies: bool,
+}
+
+impl Shape {
+    /// Nodes, and groups with a replica on each. Fails over fast; deadlines outlast a fail-over.
+    pub fn new(nodes: u64, groups: u64) -> Self {
+        let limits =
+            LimitsConfig { proposal_deadline: Duration::from_secs(20), ..LimitsConfig::default() };
+        Self {
+            nodes,
+            groups,
+            profile: Profile::LowLatency,
+            batching: BatchingConfig::default(),
+            limits,
+            storage: StorageConfig::default(),
+            has_proxies: false,
+        }
+    }
+
+    /// Elections only for a reason: for tests that count them on a busy machine.
+    #[must_use]
+    pub fn steady(self) -> Self {
+        Self { profile: Profile::Dev, ..self }
+    }
+
+    /// Replaces the batching.
+    #[must_use]
+    pub fn batching(self, batching: BatchingConfig) -> Self {
+        Self { batching, ..self }
+    }
+
+    /// Replaces the limits.
+    #[must_use]
+    pub fn limits(self, limits: LimitsConfig) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Replaces the sizes on disk.
+    #[must_use]
+    pub fn storage(self, storage: StorageConfig) -> Self {
+        Self { storage, ..self }
+    }
+
+    /// Puts a proxy on every link, so that links can be cut.
+    #[must_use]
+    pub fn with_proxies(self) -> Self {
+        Self { has_proxies: true, ..self }
+    }
+}
+
+/// Makes the state machine of a group on a node.
+pub type Machines = Arc<dyn Fn(NodeId, &GroupSpec) -> Box<dyn StateMachine> + Send + Sync>;
+
+/// A running cluster. Dropping it ends its nodes as a crash would.
+pub struct Cluster {
+    shape: Shape,
+    dir: TempDir,
+    addresses: BTreeMap<u64, SocketAddr>,
+    proxies: BTreeMap<(u64, u64), LinkProxy>,
+    cuts: BTreeMap<(u64, u64), Arc<Cut>>,
+    benches: BTreeMap<(u64, u64), Arc<Bench>>,
+    machines: Machines,
+    nodes: BTreeMap<u64, Node>,
+}
+
+impl Cluster {
+    /// Starts every node of `shape`, with a [`Ledger`] in every group, and waits for leaders that
+    /// everyone knows.
+    pub async fn start(shape: Shape) -> Self {
+        let pairs = (1..=shape.nodes).flat_map(|n| (1..=shape.groups).map(move |g| (n, g)));
+        let benches: BTreeMap<_, _> = pairs.map(|at| (at, Arc::new(Bench::default()))).collect();
+        let of_groups = benches.clone();
+        let machines: Machines = Arc::new(move |node: NodeId, spec: &GroupSpec| {
+            let bench = of_groups.get(&(node.get(), spec.id().get())).cloned().unwrap_or_default();
+            Box::new(Ledger::new(bench))
+        });
+        let mut cluster = Self::prepare(shape, machines).await;
+        cluster.benches = benches;
+        cluster.start_all().await;
+        cluster
+    }
+
+    /// A cluster with certificates, addresses and proxies, none of whose nodes has started.
+    pub async fn prepare(shape: Shape, machines: Machines) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let authority =
+            CertificateAuthority::create("test", Validity::default()).expect("a good name");
+        let certificates = dir.path().join("certs");
+        authority.save(&certificates).expect("an empty directory");
+        for node in 1..=shape.nodes {
+            let issued = authority.issue(NodeId::new(node)).expect("a good id");
+            issued.save(&certificates).expect("certificates are written once");
+        }
+        let addresses = (1..=shape.nodes).map(|node| (node, free_address())).collect();
+        let mut cluster = Self {
+            shape,
+            dir,
+            addresses,
+            proxies: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+            benches: BTreeMap::new(),
+            machines,
+            nodes: BTreeMap::new(),
+        };
+        cluster.start_proxies().await;
+        cluster
+    }
+
+    /// Starts every node that does not run, and waits for leaders.
+    pub async fn start_all(&mut self) {
+        for node in 1..=self.shape.nodes {
+            if !self.nodes.contains_key(&node) {
+                self.start_node(node).await;
+            }
+        }
+        self.wait_for_leaders().await;
+    }
+
+    /// Starts a node, once what it was before has let go of its data.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start_node(&mut self, node: u64) {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            match self.try_start_node(node).await {
+                Ok(started) => break drop(self.nodes.insert(node, started)),
+                // A node that was killed takes a moment to let go of its directory and its port.
+                Err(StartError::Storage(_) | StartError::Transport(_))
+                    if Instant::now() < until => {}
+                Err(error) => panic!("node {node} does not start: {error:?}"),
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Starts a node, without keeping it.
+    ///
+    /// # Errors
+    /// As for [`Node::start`].
+    pub async fn try_start_node(&self, node: u64) -> Result<Node, StartError> {
+        let machines = self.machines.clone();
+        let id = NodeId::new(node);
+        Node::start(self.config(node), move |spec| machines(id, spec)).await
+    }
+
+    /// What a node is started with.
+    pub fn config(&self, node: u64) -> NodeConfig {
+        let mut cluster = ClusterConfig::builder("test").profile(self.shape.profile);
+        for (&peer, address) in &self.addresses {
+            let via = self.proxies.get(&(node, peer)).map_or(*address, LinkProxy::address);
+            cluster = cluster.node(NodeId::new(peer), via.to_string());
+        }
+        for group in 1..=self.shape.groups {
+            cluster = cluster.group(GroupSpec::new(GroupId::new(group), format!("g{group}")));
+        }
+        NodeConfig::builder()
+            .cluster(cluster)
+            .node_id(NodeId::new(node))
+            .data_dir(self.data_dir(node))
+            .listen(self.addresses[&node])
+            .tls(TlsPaths::in_dir(&self.dir.path().join("certs"), NodeId::new(node)))
+            .batching(self.shape.batching)
+            .limits(self.shape.limits)
+            .storage(self.shape.storage)
+            .build()
+            .expect("shapes are valid")
+    }
+
+    /// Where a node keeps its data.
+    pub fn data_dir(&self, node: u64) -> PathBuf {
+        self.dir.path().join(format!("node-{node}"))
+    }
+
+    /// A node that runs.
+    pub fn node(&self, node: u64) -> &Node {
+        &self.nodes[&node]
+    }
+
+    /// The numbers of the nodes that run.
+    pub fn running(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// A group on a node that runs.
+    pub fn group(&self, node: u64, group: u64) -> GroupHandle {
+        let handle = self.node(node).group(&format!("g{group}"));
+        handle.unwrap_or_else(|| panic!("group {group} is not on node {node}"))
+    }
+
+    /// A group on every node that runs.
+    pub fn everywhere(&self, group: u64) -> Vec<GroupHandle> {
+        self.nodes.keys().map(|&node| self.group(node, group)).collect()
+    }
+
+    /// What disturbs a group's machine on a node.
+    pub fn bench(&self, node: u64, group: u64) -> Arc<Bench> {
+        self.benches[&(node, group)].clone()
+    }
+
+    /// Waits until a group has one leader on a running node, and every running node knows it.
+    pub async fn leader(&self, group: u64) -> u64 {
+        let what = format!("a leader of group {group}");
+        wait_for(DEADLINE, &what, || std::future::ready(self.leader_now(group))).await
+    }
+
+    /// A group on its leader's node.
+    pub async fn leading(&self, group: u64) -> GroupHandle {
+        self.group(self.leader(group).await, group)
+    }
+
+    /// A node that runs and does not lead a group.
+    pub async fn follower(&self, group: u64) -> u64 {
+        let leader = self.leader(group).await;
+        *self.nodes.keys().find(|node| **node != leader).expect("more than one node runs")
+    }
+
+    /// Waits for every group's leader.
+    pub async fn wait_for_leaders(&self) {
+        for group in 1..=self.shape.groups {
+            self.leader(group).await;
+        }
+    }
+
+    fn leader_now(&self, group: u64) -> Option<u64> {
+        let statuses: Vec<_> = self.everywhere(group).iter().map(GroupHandle::status).collect();
+        let leader = statuses.first()?.leader?;
+        let agreed = statuses.iter().all(|s| s.leader == Some(leader));
+        let leads = |s: &polyraft::GroupStatus| s.role == Role::Leader;
+        let at = self.nodes.keys().zip(&statuses).find(|(node, _)| **node == leader.get())?;
+        (agreed && leads(at.1)).then_some(leader.get())
+    }
+
+    /// Stops a node in order.
+    pub async fn stop(&mut self, node: u64) {
+        self.nodes.remove(&node).expect("it runs").stop().await;
+    }
+
+    /// Ends a node at once: nothing is handed over, nothing that is buffered is written.
+    pub fn kill(&mut self, node: u64) {
+        drop(self.nodes.remove(&node).expect("it runs"));
+    }
+
+    /// Stops every node in order.
+    pub async fn stop_all(&mut self) {
+        for (_, node) in std::mem::take(&mut self.nodes) {
+            node.stop().await;
+        }
+    }
+
+    /// Swallows everything between two nodes, or lets it through again.
+    ///
+    /// # Panics
+    /// The shape has no proxies.
+    pub fn cut(&self, a: u64, b: u64, is_cut: bool) {
+        self.cut_of(a, b).set(is_cut);
+    }
+
+    /// Swallows everything between a node and all others, or lets it through again.
+    pub fn isolate(&self, node: u64, is_isolated: bool) {
+        for other in (1..=self.shape.nodes).filter(|other| *other != node) {
+            self.cut(node, other, is_isolated);
+        }
+    }
+
+    /// Datagrams swallowed between two nodes: the proof of a cut (CH-4).
+    pub fn swallowed(&self, a: u64, b: u64) -> u64 {
+        self.cut_of(a, b).swallowed()
+    }
+
+    fn cut_of(&self, a: u64, b: u64) -> &Cut {
+        self.cuts.get(&(a.min(b), a.max(b))).expect("a shape with proxies, and two of its nodes")
+    }
+
+    async fn start_proxies(&mut self) {
+        if !self.shape.has_proxies {
+            return;
+        }
+        let pairs =
+            (1..=self.shape.nodes).flat_map(|a| (1..=self.shape.nodes).map(move |b| (a, b)));
+        for (from, to) in pairs.filter(|(from, to)| from != to) {
+            let cut = self.cuts.entry((from.min(to), from.max(to))).or_default().clone();
+            let proxy = LinkProxy::start(self.addresses[&to], cut).await.expect("a free port");
+            self.proxies.insert((from, to), proxy);
+        }
+    }
+
+    /// Waits until every running replica of a group has applied as far as the furthest, and returns
+    /// the state's hash, which must be the same on all of them.
+    ///
+    /// # Panics
+    /// The replicas' states differ, or do not catch up.
+    pub async fn equal_hash(&self, group: u64) -> u64 {
+        let handles = self.everywhere(group);
+        let target = handles.iter().map(|g| g.status().commit).max().expect("a node runs");
+        let what = format!("group {group} applied up to {target} everywhere");
+        wait_until(DEADLINE, &what, || handles.iter().all(|g| g.status().applied >= target)).await;
+        let mut hashes = Vec::new();
+        for handle in &handles {
+            let answer = handle.read_stale(machines::hash()).await.expect("a healthy group");
+            hashes.push(machines::number(&answer));
+        }
+        assert!(hashes.windows(2).all(|pair| pair[0] == pair[1]), "states differ: {hashes:?}");
+        hashes[0]
+    }
+}
+
+/// Asks a group's state on this node, however old.
+///
+/// # Panics
+/// The group is not healthy here.
+pub async fn stale_number(group: &GroupHandle, query: bytes::Bytes) -> u64 {
+    machines::number(&group.read_stale(query).await.expect("a healthy group"))
+}
+
+/// An address that no other cluster of this process was given, and that nobody has right now.
+fn free_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let ports = u32::from(PORTS.end - PORTS.start);
+    // Processes that run at the same time begin at different places.
+    let first = std::process::id().wrapping_mul(127) % ports;
+    loop {
+        let offset = (first + u32::from(NEXT.fetch_add(1, Ordering::SeqCst))) % ports;
+        let port = PORTS.start + u16::try_from(offset).expect("less than the number of ports");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if UdpSocket::bind(address).is_ok() {
+            return address;
+        }
+    }
+}

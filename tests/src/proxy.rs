@@ -1,0 +1,121 @@
+//! A UDP proxy in front of one node, for one peer, that goes silent when told to.
+//!
+//! ```text
+//! peer ─→ [LinkProxy] ─→ node        cut: both directions are swallowed, and nobody is told
+//! ```
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
+
+/// Largest datagram that a node sends.
+const DATAGRAM_BYTES_MAX: usize = 65_536;
+
+/// A switch that any number of proxies obey.
+#[derive(Debug, Default)]
+pub struct Cut {
+    is_cut: AtomicBool,
+    swallowed: AtomicU64,
+}
+
+impl Cut {
+    /// Swallows everything from now on, or lets everything through.
+    pub fn set(&self, is_cut: bool) {
+        self.is_cut.store(is_cut, Ordering::SeqCst);
+    }
+
+    /// Datagrams swallowed so far: the proof that the fault took effect (CH-4).
+    pub fn swallowed(&self) -> u64 {
+        self.swallowed.load(Ordering::SeqCst)
+    }
+
+    fn passes(&self) -> bool {
+        let is_cut = self.is_cut.load(Ordering::SeqCst);
+        self.swallowed.fetch_add(u64::from(is_cut), Ordering::SeqCst);
+        !is_cut
+    }
+}
+
+/// One proxy; it ends when it is dropped.
+#[derive(Debug)]
+pub struct LinkProxy {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl LinkProxy {
+    /// Forwards between a socket of its own and `server`, as long as `cut` lets it.
+    ///
+    /// # Errors
+    /// No socket can be bound.
+    pub async fn start(server: SocketAddr, cut: Arc<Cut>) -> io::Result<Self> {
+        let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
+        let address = front.local_addr()?;
+        Ok(Self { address, task: tokio::spawn(forward(front, server, cut)) })
+    }
+
+    /// Where the peer finds the node.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for LinkProxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Replies of one client's datagrams; ends with the proxy.
+struct Client {
+    back: Arc<UdpSocket>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn forward(front: Arc<UdpSocket>, server: SocketAddr, cut: Arc<Cut>) {
+    let mut clients: HashMap<SocketAddr, Client> = HashMap::new();
+    let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
+    loop {
+        let Ok((len, from)) = front.recv_from(&mut datagram).await else { continue };
+        if !clients.contains_key(&from) {
+            let Ok(back) = connect(server).await else { continue };
+            let task = tokio::spawn(backward(back.clone(), front.clone(), from, Arc::clone(&cut)));
+            clients.insert(from, Client { back, task });
+        }
+        if cut.passes() {
+            // A datagram that cannot be sent is lost, as datagrams are.
+            let _ = clients[&from].back.send(&datagram[..len]).await;
+        }
+    }
+}
+
+async fn connect(server: SocketAddr) -> io::Result<Arc<UdpSocket>> {
+    let back = UdpSocket::bind("127.0.0.1:0").await?;
+    back.connect(server).await?;
+    Ok(Arc::new(back))
+}
+
+async fn backward(back: Arc<UdpSocket>, front: Arc<UdpSocket>, to: SocketAddr, cut: Arc<Cut>) {
+    let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
+    loop {
+        // An error says that the server is not listening right now: it may be back.
+        let Ok(len) = back.recv(&mut datagram).await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        if cut.passes() {
+            let _ = front.send_to(&datagram[..len], to).await;
+        }
+    }
+}
