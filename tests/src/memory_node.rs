@@ -60,6 +60,8 @@ use crate::lossy_transport::{LossyTransport, NetworkWeather, ObserveFrame};
 const REPLICA_IDS_FROM: u64 = 100;
 /// How often a waiting test looks.
 const POLL: Duration = Duration::from_millis(5);
+/// A proposal unanswered for so long after its deadline was forgotten.
+const HUNG: Duration = Duration::from_secs(30);
 /// Longest that the actors of a stopping node may take to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -512,7 +514,10 @@ impl MemoryNode {
 /// Proposes one command to the group in `cell`, on whichever node.
 ///
 /// # Errors
-/// As `GroupHandle::propose`.
+/// As `GroupHandle::propose`, but a proposal that was submitted is waited for beyond its deadline.
+///
+/// # Panics
+/// If it is never answered.
 pub async fn propose(
     cell: &GroupCell,
     group: GroupId,
@@ -526,10 +531,10 @@ pub async fn propose(
         .batcher
         .try_send(Propose { unit, deadline, reply: UnitReply::Local(reply) })
         .map_err(|_| ProposeError::Stopped { group })?;
-    match timeout(deadline * 2, outcome).await {
+    match timeout(deadline + HUNG, outcome).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Err(ProposeError::Unknown { group }),
-        Err(_) => panic!("group {group}: hung for twice its deadline of {deadline:?}"),
+        Err(_) => panic!("group {group}: hung for {HUNG:?} beyond its deadline of {deadline:?}"),
     }
 }
 

@@ -13,7 +13,7 @@ use polyraft::{GroupEvent, GroupHandle, GroupId, Health, NodeId, ProposeError};
 use polyraft_actors::guard::{Kill, KillMode};
 use polyraft_actors::mailbox::ActorKind;
 use polyraft_actors::node_parts::NodeParts;
-use polyraft_storage::memory::FailedCommit;
+use polyraft_storage::memory::{FailedCommit, MemoryTable};
 use polyraft_tests::cluster::{Cluster, DEADLINE, Machines, Shape, wait_until};
 use polyraft_tests::ledger::{Ledger, Outcomes, command, counts};
 use polyraft_tests::memory_node::{
@@ -241,18 +241,26 @@ fn inject(step: Step, node: &MemoryNode) {
         Step::CommitIsLost => disks.log.fail_next_commit(FailedCommit::Lost),
         Step::FlushIsLost => disks.state.fail_next_commit(FailedCommit::Lost),
         Step::FlushIsWrittenAndFails => disks.state.fail_next_commit(FailedCommit::Written),
-        Step::LogFillsUp => disks.log.set_full(true),
-        Step::StateFillsUp => disks.state.set_full(true),
+        Step::LogFillsUp => fill_for_a_while(disks.log.clone()),
+        Step::StateFillsUp => fill_for_a_while(disks.state.clone()),
         Step::ApplyFails | Step::ApplyPanics => {}
     }
 }
 
+/// A full disk, until someone makes room.
+fn fill_for_a_while(disk: MemoryTable) {
+    disk.set_full(true);
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        disk.set_full(false);
+    });
+}
+
 /// Whether every replica is served, or says why not.
-fn is_settled(cluster: &MemoryCluster, group: GroupId) -> bool {
+fn is_settled(cluster: &MemoryCluster, group: GroupId, poisons: bool) -> bool {
     cluster.nodes.iter().all(|node| {
         let health = node.status(group).expect("the test created it").health;
-        let served = health == Health::Healthy || matches!(health, Health::Faulted(_));
-        served || node.parts.storage_failure().is_some()
+        (health == Health::Healthy && !poisons) || matches!(health, Health::Faulted(_))
     })
 }
 
@@ -291,8 +299,8 @@ async fn injected(step: Step, supervisor_dies: bool) {
         outcomes.note(number, &outcome);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    polyraft_tests::memory_node::wait_until("settled", seconds(120), || {
-        is_settled(&cluster, GROUP) || matches!(step, Step::LogFillsUp)
+    polyraft_tests::memory_node::wait_until("settled", seconds(600), || {
+        is_settled(&cluster, GROUP, poisons)
     })
     .await;
     for (node, events) in cluster.nodes.iter().zip(&mut events) {
@@ -303,7 +311,11 @@ async fn injected(step: Step, supervisor_dies: bool) {
         let health = node.status(GROUP).expect("it is here").health;
         let faulted = matches!(health, Health::Faulted(_));
         assert_eq!(raised, usize::from(faulted), "{step:?} on node {}: {health:?}", node.id);
-        if faulted || node.parts.storage_failure().is_some() || poisons {
+        assert!(
+            faulted || node.parts.storage_failure().is_none(),
+            "{step:?}: a failed store serves"
+        );
+        if faulted {
             continue;
         }
         let answer = node.read_stale(GROUP, Bytes::new(), seconds(5)).await;
