@@ -15,9 +15,11 @@
 pub mod cluster;
 pub mod conformance;
 pub mod host;
+pub mod invariants;
 pub mod ledger;
 pub mod lossy_transport;
 pub mod machines;
 pub mod memory_node;
 pub mod proxy;
+pub mod sim;
 pub mod trace;

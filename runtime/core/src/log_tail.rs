@@ -43,6 +43,7 @@ pub struct LogTail {
     last: LogIndex,
     fetched: Vec<Entry>,
     fetches: RefCell<Vec<Fetch>>,
+    fetching: RefCell<Vec<LogIndex>>,
 }
 
 impl LogTail {
@@ -67,6 +68,7 @@ impl LogTail {
             last,
             fetched: Vec::new(),
             fetches: RefCell::new(Vec::new()),
+            fetching: RefCell::new(Vec::new()),
         }
     }
 
@@ -158,6 +160,7 @@ impl LogTail {
         while self.term_runs.get(1).is_some_and(|&(start, _)| start <= index.next()) {
             self.term_runs.pop_front();
         }
+        self.fetching.borrow_mut().retain(|from| *from > index); // Those reads fail.
         self.compacted = CompactionPoint { index, term };
         self.compacted
     }
@@ -177,6 +180,11 @@ impl LogTail {
     /// Takes the reads that raft-rs asked for since the last call.
     pub(crate) fn take_fetches(&mut self) -> Vec<Fetch> {
         self.fetches.take()
+    }
+
+    /// The read that started at `from` ended, with entries or without: it may be asked for again.
+    pub(crate) fn fetch_ended(&mut self, from: LogIndex) {
+        self.fetching.borrow_mut().retain(|started| *started != from);
     }
 
     /// Holds fetched entries for the one retry that raft-rs makes while `with` runs.
@@ -240,8 +248,15 @@ impl Storage for LogTail {
             context.can_async(),
             "raft-rs needs [{low}, {high}) now; memory has {tail_start}.."
         );
+        // raft-rs asks again at every response of the follower. One read is enough: more would pile
+        // up, and each answer would come for a range that nobody wants any more.
+        let from = LogIndex::new(low);
+        if self.fetching.borrow().contains(&from) {
+            return Err(StorageError::LogTemporarilyUnavailable.into());
+        }
+        self.fetching.borrow_mut().push(from);
         self.fetches.borrow_mut().push(Fetch {
-            from: LogIndex::new(low),
+            from,
             to: LogIndex::new(high.min(tail_start)),
             bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
             context,
@@ -327,6 +342,9 @@ mod tests {
         assert!(matches!(asked, Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable))));
         let fetch = tail.take_fetches().pop().expect("one fetch");
         assert_eq!((fetch.from.get(), fetch.to.get()), (1, 3));
+        let again = tail.entries(1, 4, None, GetEntriesContext::empty(true));
+        assert!(again.is_err() && tail.take_fetches().is_empty(), "one read is under way");
+        tail.fetch_ended(fetch.from);
         tail.set_fetched(vec![entry(1, 1, 100), entry(2, 1, 100)]);
         let got = tail.entries(2, 4, None, GetEntriesContext::empty(true)).expect("fetched");
         assert_eq!(indexes(&got), [2]);

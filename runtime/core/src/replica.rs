@@ -82,6 +82,7 @@ pub struct Replica<W, R> {
     appended: ReadyNumber,
     persisted: ReadyNumber,
     configured: ReadyNumber,
+    promised: ReadyNumber,
     saved_hard_state: HardState,
     strangers: VecDeque<Member>,
     seen: (Role, Term, Option<NodeId>),
@@ -102,7 +103,9 @@ impl<W, R> Replica<W, R> {
     /// A replica over what storage restored, behind a state that has durably applied `applied`.
     ///
     /// # Errors
-    /// raft-rs refused the configuration: the restored log is inconsistent.
+    /// raft-rs refused the configuration: the restored log is inconsistent. Or there is none: a
+    /// replica that joins starts with the one that the group was created with, else the changes in
+    /// the log would add up to another.
     pub fn new(
         config: ReplicaConfig,
         restored: RestoredLog,
@@ -115,6 +118,9 @@ impl<W, R> Replica<W, R> {
             restored.compacted.index,
             restored.last
         );
+        if restored.configuration.voters.is_empty() {
+            return Err(raft::Error::ConfigInvalid("a configuration without voters".into()));
+        }
         let id = restored.identity.replica;
         let raft = RawNode::new(
             &raft_config(&config, id, applied),
@@ -137,6 +143,7 @@ impl<W, R> Replica<W, R> {
             appended: ReadyNumber::default(),
             persisted: ReadyNumber::default(),
             configured: ReadyNumber::default(),
+            promised: ReadyNumber::default(),
             saved_hard_state: restored.hard_state,
             strangers: VecDeque::new(),
             seen: (Role::Follower, restored.hard_state.term, None),
@@ -250,14 +257,20 @@ impl<W, R> Replica<W, R> {
     pub fn on_applied(&mut self, index: LogIndex, durable: LogIndex) {
         assert!(durable <= index, "durable state {durable} is ahead of applied {index}");
         self.applying.on_applied(index);
+        let last = self.raft.raft.raft_log.last_index();
         self.raft.advance_apply_to(index.get());
+        if self.raft.raft.raft_log.last_index() > last {
+            self.raft.raft.bcast_append(); // It left a joint configuration, and would wait for a heartbeat.
+        }
         self.compaction.durable_applied(durable);
         self.raft.mut_store().evict(self.config.tail_bytes_max, index);
     }
 
-    /// Durable entries that [`Output::fetches`] asked for.
+    /// Durable entries that [`Output::fetches`] asked for. Every fetch is answered, unless compaction
+    /// overtook it: the same entries are not asked for again before.
     pub fn on_fetched(&mut self, fetch: Fetch, entries: Vec<LogEntry>) {
         let entries = entries.into_iter().map(raft_bridge::entry_to_raft).collect();
+        self.raft.mut_store().fetch_ended(fetch.from);
         self.raft.mut_store().set_fetched(entries);
         self.raft.on_entries_fetched(fetch.context);
         self.raft.mut_store().set_fetched(Vec::new());
@@ -434,18 +447,21 @@ impl<W, R> Replica<W, R> {
         }
     }
 
+    /// A leader sends before its own sync, but not before its vote for itself is durable: a sole
+    /// voter leads at once, and after a crash it would lead the same term with another log.
     fn process_ready(&mut self) {
         let mut ready = self.raft.ready();
         let number = ready.number();
-        for message in ready.take_messages() {
-            self.send(message);
-        }
+        let mut messages = ready.take_messages();
         let entries = ready.take_entries();
         self.raft.mut_store().append(&entries);
         if ready.must_sync() {
             self.append(&entries);
         }
-        let messages = ready.take_persisted_messages();
+        if self.promised <= self.persisted {
+            messages.drain(..).for_each(|message| self.send(message));
+        }
+        messages.extend(ready.take_persisted_messages());
         self.held.push_back(Held { needs: self.appended, ready: number, messages });
         for read in ready.take_read_states() {
             let index = LogIndex::new(read.index);
@@ -461,12 +477,17 @@ impl<W, R> Replica<W, R> {
     fn append(&mut self, entries: &[Entry]) {
         let hard_state = raft_bridge::hard_state_from_raft(&self.raft.raft.hard_state());
         let changed = (hard_state != self.saved_hard_state).then_some(hard_state);
+        let is_promise = |state: HardState| (state.term, state.vote);
+        let promises = is_promise(hard_state) != is_promise(self.saved_hard_state);
         self.saved_hard_state = hard_state;
         self.submit(GroupAppend {
             hard_state: changed,
             entries: entries.iter().cloned().map(log_entry).collect(),
             ..GroupAppend::empty(self.config.group)
         });
+        if promises {
+            self.promised = self.appended;
+        }
     }
 
     fn submit(&mut self, append: GroupAppend) {

@@ -237,10 +237,11 @@ fn check_addresses(
     }
 }
 
-/// Whether a member that this replica has not heard of yet may send it.
+/// Whether a member that this replica has not heard of yet may send it, or a leader that a change
+/// left without a vote and that hands over.
 fn may_precede_membership(kind: RaftKind) -> bool {
-    use RaftKind::{Append, Heartbeat, RequestPreVote, RequestVote};
-    matches!(kind, Append | Heartbeat | RequestVote | RequestPreVote)
+    use RaftKind::{Append, Heartbeat, RequestPreVote, RequestVote, TimeoutNow};
+    matches!(kind, Append | Heartbeat | RequestVote | RequestPreVote | TimeoutNow)
 }
 
 fn check_term_and_context(message: &RaftMessage) -> Result<(), InvalidMessage> {

@@ -14,7 +14,10 @@
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+pub mod comparison;
 pub mod endpoints;
+pub mod etcd_process;
+pub mod keyspaces;
 pub mod ledger;
 pub mod load;
 pub mod node_process;

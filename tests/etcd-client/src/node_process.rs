@@ -11,6 +11,8 @@ use crate::endpoints::connect;
 
 /// How long a node may take to serve a linearizable read after it was started.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two reads while waiting for one to be answered.
+const READ_PAUSE: Duration = Duration::from_millis(50);
 const SIGKILL: i32 = 9;
 
 /// What went wrong around the processes.
@@ -105,6 +107,11 @@ impl Cluster {
         &self.endpoints
     }
 
+    /// The ids of the processes that run.
+    pub fn process_ids(&self) -> Vec<u32> {
+        self.children.iter().flatten().map(Child::id).collect()
+    }
+
     /// Starts node `at`, counted from 0.
     ///
     /// # Errors
@@ -152,15 +159,9 @@ impl Cluster {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             self.expect_alive(at)?;
-            let served = match connect(&self.endpoints[at]).await {
-                Ok(mut client) => client.get("probe", None).await.map(drop),
-                Err(error) => Err(error),
-            };
-            match served {
+            match read(&self.endpoints[at]).await {
                 Ok(()) => return Ok(()),
-                Err(_) if Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(READ_PAUSE).await,
                 Err(error) => {
                     let (node, output) = (at + 1, self.output(at));
                     return Err(ProcessError::NotServing { node, last: error.to_string(), output });
@@ -197,6 +198,25 @@ impl Drop for Cluster {
             // It may have ended already; there is nobody left to tell.
             let _ = child.kill();
             let _ = child.wait();
+        }
+    }
+}
+
+/// One linearizable read through `endpoint`.
+async fn read(endpoint: &str) -> Result<(), etcd_client::Error> {
+    connect(endpoint).await?.get("probe", None).await.map(drop)
+}
+
+/// Waits until a server of any kind serves a linearizable read at `endpoint`.
+///
+/// # Errors
+/// The last attempt's, when the time is over.
+pub async fn wait_until_serving(endpoint: &str) -> Result<(), etcd_client::Error> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        match read(endpoint).await {
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(READ_PAUSE).await,
+            outcome => return outcome,
         }
     }
 }

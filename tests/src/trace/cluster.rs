@@ -27,6 +27,7 @@ pub struct TracedCluster {
     proposals: ProposalTag,
     reads: ReadTag,
     config: Option<ReplicaConfig>,
+    initial: Configuration,
     is_quiet: bool,
     lines: Vec<String>,
 }
@@ -96,21 +97,23 @@ impl TracedCluster {
             retention,
             stands_first: false,
         };
-        let members = (1..=count).map(|node| member(NodeId::new(node))).collect();
+        let members: Vec<_> = (1..=count).map(|node| member(NodeId::new(node))).collect();
         let first = command.option("stands_first").map(|node| command.parse_node(node));
         let first = first.transpose()?;
         for node in (1..=count).map(NodeId::new) {
             let mut config = config.clone();
             config.stands_first = first == Some(node);
-            self.add_host(node, config, Configuration::initial(Clone::clone(&members)));
+            self.add_host(node, config, Configuration::initial(members.clone()));
         }
         self.config = Some(config);
+        self.initial = Configuration::initial(members);
         Ok(())
     }
 
     fn join(&mut self, node: NodeId) {
         let config = self.config.clone().expect("`cluster` comes first");
-        self.add_host(node, config, Configuration::default());
+        let initial = self.initial.clone();
+        self.add_host(node, config, initial);
     }
 
     fn add_host(&mut self, node: NodeId, mut config: ReplicaConfig, initial: Configuration) {

@@ -1,0 +1,31 @@
+//! Runs seeds of the core's simulator: `sim --seed N --count M [--trace]`.
+
+use std::process::ExitCode;
+
+use polyraft_tests::sim;
+
+fn option(arguments: &[String], name: &str, default: u64) -> u64 {
+    let at = arguments.iter().position(|argument| argument == name);
+    let value = at.and_then(|at| arguments.get(at + 1)).map(|value| value.parse());
+    value.map_or(default, |value| value.expect("a number follows the option"))
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().collect();
+    let first = option(&arguments, "--seed", 1);
+    let count = option(&arguments, "--count", 1);
+    let trace = arguments.iter().any(|argument| argument == "--trace");
+    let mut failures = 0;
+    let mut totals = sim::Counts::default();
+    for seed in first..first + count {
+        let report = sim::run(seed, None, trace);
+        totals.add(&report.counts);
+        if let Some(failure) = report.failure {
+            failures += 1;
+            println!("seed {seed} fails: {failure}");
+            println!("  cargo run -p polyraft-tests --bin sim -- --seed {seed} --trace");
+        }
+    }
+    println!("{count} seeds from {first}, {failures} failed: {totals:?}");
+    if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
