@@ -667,3 +667,7 @@ fn restored_tail(restored: &RestoredLog, applied: LogIndex) -> LogTail {
 fn log_entry(entry: Entry) -> LogEntry {
     raft_bridge::entry_from_raft(entry).expect("only entries of our kinds enter the log")
 }
+
+#[cfg(test)]
+#[path = "replica_tests.rs"]
+mod tests;
