@@ -544,7 +544,7 @@ impl<W, R> Replica<W, R> {
     /// made durable apart, and a restart replays no change that the state has already passed.
     fn hand_over_committed(&mut self) {
         while self.configured <= self.persisted
-            && let Some(next) = self.applying.next()
+            && let Some(next) = self.applying.take_next()
         {
             match next {
                 Next::Configure(entry) => self.configure(&entry),
