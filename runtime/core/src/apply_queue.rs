@@ -63,11 +63,7 @@ impl ApplyQueue {
     }
 
     /// The next entry whose turn it is, if any.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "what is next depends on more than the queue"
-    )]
-    pub fn next(&mut self) -> Option<Next> {
+    pub fn take_next(&mut self) -> Option<Next> {
         let front = self.queued.front()?;
         let is_conf = front.get_entry_type() != EntryType::EntryNormal;
         let barred = is_conf && self.applied.next().get() != front.index;
@@ -136,23 +132,23 @@ mod tests {
     fn a_conf_entry_is_a_barrier() {
         let mut queue = ApplyQueue::new(LogIndex::ZERO, usize::MAX);
         queue.push(vec![normal(1), conf(2), normal(3)]);
-        assert_eq!(queue.next(), Some(Next::Hand(normal(1))));
-        assert_eq!(queue.next(), None);
+        assert_eq!(queue.take_next(), Some(Next::Hand(normal(1))));
+        assert_eq!(queue.take_next(), None);
         queue.on_applied(LogIndex::new(1));
-        assert_eq!(queue.next(), Some(Next::Configure(conf(2))));
-        assert_eq!(queue.next(), Some(Next::Hand(conf(2))));
-        assert_eq!(queue.next(), Some(Next::Hand(normal(3))));
+        assert_eq!(queue.take_next(), Some(Next::Configure(conf(2))));
+        assert_eq!(queue.take_next(), Some(Next::Hand(conf(2))));
+        assert_eq!(queue.take_next(), Some(Next::Hand(normal(3))));
     }
 
     #[test]
     fn bytes_in_flight_are_capped() {
         let mut queue = ApplyQueue::new(LogIndex::ZERO, 2 * ENTRY_OVERHEAD_BYTES);
         queue.push(vec![normal(1), normal(2), normal(3)]);
-        assert!(queue.next().is_some() && queue.next().is_some());
-        assert_eq!(queue.next(), None);
+        assert!(queue.take_next().is_some() && queue.take_next().is_some());
+        assert_eq!(queue.take_next(), None);
         assert_eq!(queue.backlog_bytes(), 3 * ENTRY_OVERHEAD_BYTES);
         queue.on_applied(LogIndex::new(1));
-        assert_eq!(queue.next(), Some(Next::Hand(normal(3))));
+        assert_eq!(queue.take_next(), Some(Next::Hand(normal(3))));
         assert_eq!(queue.backlog_bytes(), 2 * ENTRY_OVERHEAD_BYTES);
     }
 

@@ -549,7 +549,7 @@ impl<W, R> Replica<W, R> {
     /// made durable apart, and a restart replays no change that the state has already passed.
     fn hand_over_committed(&mut self) {
         while self.configured <= self.persisted
-            && let Some(next) = self.applying.next()
+            && let Some(next) = self.applying.take_next()
         {
             match next {
                 Next::Configure(entry) => self.configure(&entry),
@@ -672,3 +672,7 @@ fn restored_tail(restored: &RestoredLog, applied: LogIndex) -> LogTail {
 fn log_entry(entry: Entry) -> LogEntry {
     raft_bridge::entry_from_raft(entry).expect("only entries of our kinds enter the log")
 }
+
+#[cfg(test)]
+#[path = "replica_tests.rs"]
+mod tests;
