@@ -59,7 +59,12 @@ pub struct Submit {
     pub waiters: BatchWaiters,
 }
 
-/// Command from a handle: a linearizable read. Refused when the mailbox is full.
+/// Reads that may wait for a leader's confirmation, one queue for all of a group's callers here.
+/// Without a leader nothing else bounds them (RT-2).
+const READS_WAITING_MAX: usize = 16_384;
+
+/// Command from a handle: a linearizable read. Refused when the mailbox is full, or when
+/// [`READS_WAITING_MAX`] wait.
 #[derive(Debug)]
 pub struct Read {
     /// The query for the state machine.
@@ -344,7 +349,12 @@ impl Handler<Read> for Group {
     type Result = ();
 
     fn handle(&mut self, Read { query, reply }: Read, ctx: &mut Self::Context) {
-        self.replica.read(ReadWaiter { query, reply });
+        let waiter = ReadWaiter { query, reply };
+        if self.replica.reads_waiting() >= READS_WAITING_MAX {
+            let (group, what) = (self.id, "waiting reads");
+            return waiter.fail(ReadError::Overloaded { group, what });
+        }
+        self.replica.read(waiter);
         self.touched(ctx);
     }
 }

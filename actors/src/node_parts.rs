@@ -15,7 +15,7 @@ use crate::applier::ApplierConfig;
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::entropy::Entropy;
-use crate::fault_desk::FaultDesk;
+use crate::fault_desk::{FaultDesk, quarantine};
 use crate::log_writer::{LogWriter, LogWriterConfig};
 use crate::log_writer_progress::LogWriterProgress;
 use crate::spawner::Spawner;
@@ -178,8 +178,13 @@ impl NodeParts {
         self.slots.storage_failed.get().map(String::as_str)
     }
 
+    /// Takes every group out of service: a leader that can no longer persist would keep the others
+    /// from electing one that can, and its callers waiting.
     pub(crate) fn storage_failed(&self, reason: String) {
         if self.slots.storage_failed.set(reason.clone()).is_ok() {
+            for (group, _) in self.directory.groups() {
+                quarantine(self, group, reason.clone());
+            }
             (self.on_storage_failed)(reason);
         }
     }

@@ -73,6 +73,9 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The election timeout of [`Shape::steady`].
+    pub const STEADY_ELECTION_TIMEOUT: Duration = Profile::Dev.timing().election_timeout;
+
     /// Nodes, and groups with a replica on each. Fails over fast; deadlines outlast a fail-over.
     pub fn new(nodes: u64, groups: u64) -> Self {
         let limits =
@@ -271,8 +274,14 @@ impl Cluster {
 
     /// Waits until a group has one leader on a running node, and every running node knows it.
     pub async fn leader(&self, group: u64) -> u64 {
-        let what = format!("a leader of group {group}");
-        wait_for(DEADLINE, &what, || std::future::ready(self.leader_now(group))).await
+        self.leader_among(group, &self.running()).await
+    }
+
+    /// Waits until one of `nodes` leads a group and all of them know it, whatever others believe.
+    pub async fn leader_among(&self, group: u64, nodes: &[u64]) -> u64 {
+        let what = format!("a leader of group {group} among {nodes:?}");
+        let probe = || std::future::ready(self.leader_now(group, nodes));
+        wait_for(DEADLINE, &what, probe).await
     }
 
     /// A group on its leader's node.
@@ -293,13 +302,12 @@ impl Cluster {
         }
     }
 
-    fn leader_now(&self, group: u64) -> Option<u64> {
-        let statuses: Vec<_> = self.everywhere(group).iter().map(GroupHandle::status).collect();
+    fn leader_now(&self, group: u64, nodes: &[u64]) -> Option<u64> {
+        let statuses: Vec<_> = nodes.iter().map(|n| self.group(*n, group).status()).collect();
         let leader = statuses.first()?.leader?;
-        let agreed = statuses.iter().all(|s| s.leader == Some(leader));
-        let leads = |s: &polyraft::GroupStatus| s.role == Role::Leader;
-        let at = self.nodes.keys().zip(&statuses).find(|(node, _)| **node == leader.get())?;
-        (agreed && leads(at.1)).then_some(leader.get())
+        let agreed = statuses.iter().all(|status| status.leader == Some(leader));
+        let at = nodes.iter().position(|node| *node == leader.get())?;
+        (agreed && statuses[at].role == Role::Leader).then_some(leader.get())
     }
 
     /// Stops a node in order.

@@ -13,6 +13,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use polyraft_core::error::ProposeError;
 use polyraft_core::state_machine::{ApplyContext, ApplyError, Response, State, StateMachine};
 
 /// Prefix of the rows.
@@ -93,5 +94,53 @@ impl StateMachine for Ledger {
             true
         })?;
         Ok(rows.into())
+    }
+}
+
+/// Numbers that a test proposes, and what it heard of each.
+#[derive(Debug, Default)]
+pub struct Outcomes {
+    /// Acknowledged: each must be applied once.
+    pub acknowledged: Vec<u64>,
+    /// Unknown: each may be applied once.
+    pub unknown: Vec<u64>,
+    /// Refused: none may be applied.
+    pub refused: Vec<u64>,
+}
+
+impl Outcomes {
+    /// Notes what was heard of `number`.
+    pub fn note<T>(&mut self, number: u64, outcome: &Result<T, ProposeError>) {
+        match outcome {
+            Ok(_) => self.acknowledged.push(number),
+            Err(error) if error.may_have_committed() => self.unknown.push(number),
+            Err(_) => self.refused.push(number),
+        }
+    }
+
+    /// Checks a ledger's counts: nothing acknowledged is missing, nothing was applied twice, and
+    /// nothing that was refused was applied.
+    ///
+    /// # Panics
+    /// If that is not so.
+    pub fn check(&self, counts: &[(u64, u64)]) {
+        self.check_prefix(counts);
+        let applied = |n: &&u64| counts.binary_search_by_key(*n, |(n, _)| *n).is_ok();
+        let lost: Vec<_> = self.acknowledged.iter().filter(|n| !applied(n)).collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    }
+
+    /// Checks the counts of a replica that may lag: what is there is there once, and was not refused.
+    ///
+    /// # Panics
+    /// If that is not so.
+    pub fn check_prefix(&self, counts: &[(u64, u64)]) {
+        let twice: Vec<_> = counts.iter().filter(|(_, count)| *count != 1).collect();
+        assert!(twice.is_empty(), "applied more than once: {twice:?}");
+        let applied = |n: &&u64| counts.binary_search_by_key(*n, |(n, _)| *n).is_ok();
+        let wrong: Vec<_> = self.refused.iter().filter(applied).collect();
+        assert!(wrong.is_empty(), "refused and applied: {wrong:?}");
+        let proposed = self.acknowledged.len() + self.unknown.len();
+        assert!(counts.len() <= proposed, "{} applied of {proposed}", counts.len());
     }
 }

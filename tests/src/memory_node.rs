@@ -12,7 +12,6 @@
 //! Not here: judging a run; LMDB and QUIC (`polyraft::Node` itself).
 
 use std::future::Future;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -61,6 +60,8 @@ use crate::lossy_transport::{LossyTransport, NetworkWeather, ObserveFrame};
 const REPLICA_IDS_FROM: u64 = 100;
 /// How often a waiting test looks.
 const POLL: Duration = Duration::from_millis(5);
+/// A proposal unanswered for so long after its deadline was forgotten.
+const HUNG: Duration = Duration::from_secs(30);
 /// Longest that the actors of a stopping node may take to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -516,7 +517,10 @@ impl MemoryNode {
 /// Proposes one command to the group in `cell`, on whichever node.
 ///
 /// # Errors
-/// As `GroupHandle::propose`.
+/// As `GroupHandle::propose`, but a proposal that was submitted is waited for beyond its deadline.
+///
+/// # Panics
+/// If it is never answered.
 pub async fn propose(
     cell: &GroupCell,
     group: GroupId,
@@ -530,10 +534,10 @@ pub async fn propose(
         .batcher
         .try_send(Propose { unit, deadline, reply: UnitReply::Local(reply) })
         .map_err(|_| ProposeError::Stopped { group })?;
-    match timeout(deadline * 2, outcome).await {
+    match timeout(deadline + HUNG, outcome).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Err(ProposeError::Unknown { group }),
-        Err(_) => panic!("group {group}: hung for twice its deadline of {deadline:?}"),
+        Err(_) => panic!("group {group}: hung for {HUNG:?} beyond its deadline of {deadline:?}"),
     }
 }
 
@@ -585,29 +589,4 @@ fn open_log(remains: &NodeRemains, options: JournalOptions) -> Box<OpenLog> {
 fn machine(id: NodeId, options: &MemoryOptions) -> Box<MakeMachine> {
     let make = options.machine.clone();
     Box::new(move |group, _| make(id, group))
-}
-
-/// Numbers that a test proposes, and what it heard of each.
-#[derive(Debug, Default)]
-pub struct Outcomes {
-    /// Acknowledged: each must be applied once.
-    pub acknowledged: Vec<u64>,
-    /// Unknown: each may be applied once.
-    pub unknown: Vec<u64>,
-}
-
-impl Outcomes {
-    /// Checks a ledger's counts: nothing acknowledged is missing, and nothing was applied twice.
-    ///
-    /// # Panics
-    /// If something was lost or applied twice.
-    pub fn check(&self, counts: &[(u64, u64)], range: Range<u64>) {
-        let twice: Vec<_> = counts.iter().filter(|(_, count)| *count != 1).collect();
-        assert!(twice.is_empty(), "applied more than once: {twice:?}");
-        let missing = |number: &&u64| counts.binary_search_by_key(*number, |(n, _)| *n).is_err();
-        let lost: Vec<_> = self.acknowledged.iter().filter(missing).collect();
-        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-        let strange: Vec<_> = counts.iter().filter(|(n, _)| !range.contains(n)).collect();
-        assert!(strange.is_empty(), "never proposed: {strange:?}");
-    }
 }

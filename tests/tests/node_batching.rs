@@ -351,8 +351,8 @@ async fn overwritten_proposals_never_yield_ok() {
     assert!(stepped_down.elapsed() < Duration::from_secs(5), "far from the deadline of 20 s");
 
     let others: Vec<u64> = cluster.running().into_iter().filter(|n| *n != leader).collect();
+    let through = cluster.group(cluster.leader_among(1, &others).await, 1);
     for n in 0..20_u8 {
-        let through = cluster.group(others[0], 1);
         through.propose(add([b'w', n])).await.expect("two of three are a quorum");
     }
     assert!(cluster.swallowed(leader, others[0]) > 0, "the cut had no effect");

@@ -58,8 +58,8 @@ pub struct ReplicaConfig {
     pub apply_backlog_bytes_max: usize,
     /// What stays in the log after it was compacted.
     pub retention: Retention,
-    /// Whether this replica stands for election after two heartbeat intervals, until it has heard of
-    /// a leader in this life. One of a group's members should, so that neither a new group nor a
+    /// Whether this replica stands for election after two heartbeat intervals, and again after waits
+    /// that double up to an election timeout, until it has heard of a leader in this life. One of a group's members should, so that neither a new group nor a
     /// restarted cluster waits for an election timeout; pre-vote keeps it from disturbing a leader.
     pub stands_first: bool,
 }
@@ -76,7 +76,7 @@ pub struct Replica<W, R> {
     applying: ApplyQueue,
     compaction: Compaction,
     timer: ElectionTimer,
-    first_timeout: Option<u64>,
+    first_stand: Option<(u64, u64)>,
     tick: u64,
     held: VecDeque<Held>,
     appended: ReadyNumber,
@@ -128,6 +128,7 @@ impl<W, R> Replica<W, R> {
             &slog::Logger::root(slog::Discard, slog::o!()),
         )?;
         let read_retry = 2 * config.heartbeat_ticks;
+        let first_wait = 2 * config.heartbeat_ticks;
         let mut replica = Self {
             name: restored.identity.name.as_str().into(),
             id,
@@ -137,7 +138,7 @@ impl<W, R> Replica<W, R> {
             applying: ApplyQueue::new(applied, config.apply_in_flight_bytes_max),
             compaction: Compaction::new(config.retention, applied),
             timer: ElectionTimer::new(config.election_ticks, config.seed),
-            first_timeout: config.stands_first.then_some(2 * config.heartbeat_ticks),
+            first_stand: config.stands_first.then_some((first_wait, first_wait)),
             tick: 0,
             held: VecDeque::new(),
             appended: ReadyNumber::default(),
@@ -170,6 +171,7 @@ impl<W, R> Replica<W, R> {
         self.meet(Member { replica: sender, node: from });
         let (term, floor) = (message.term.get(), message.compact_floor);
         let stepped = self.raft.step(raft_bridge::message_to_raft(message, sender, self.id));
+        self.keep_beyond_matched(sender);
         if term == self.raft.raft.term && sender.get() == self.raft.raft.leader_id {
             self.compaction.raise_floor(floor);
         }
@@ -177,6 +179,14 @@ impl<W, R> Replica<W, R> {
         match stepped {
             Ok(()) | Err(raft::Error::StepPeerNotFound) => Ok(()),
             Err(error) => Err(StepError::Raft(error)),
+        }
+    }
+
+    /// A rejection that arrives late takes raft-rs back behind what the follower has acknowledged,
+    /// where entries may be compacted: the follower would wait for ever for a snapshot.
+    fn keep_beyond_matched(&mut self, follower: ReplicaId) {
+        if let Some(progress) = self.raft.raft.mut_prs().get_mut(follower.get()) {
+            progress.next_idx = progress.next_idx.max(progress.matched + 1);
         }
     }
 
@@ -232,9 +242,12 @@ impl<W, R> Replica<W, R> {
     /// Until this life has heard of a leader, the replica that stands first does not wait long.
     fn stand_first(&mut self) {
         if self.raft.raft.leader_id != 0 {
-            self.first_timeout = None;
+            self.first_stand = None;
         }
-        if self.first_timeout.is_some_and(|ticks| self.tick.is_multiple_of(ticks)) {
+        let Some((wait, due)) = self.first_stand else { return };
+        if self.tick >= due {
+            let wait = 2 * wait; // An election that takes longer than the wait is not cut short for ever.
+            self.first_stand = (wait < self.config.election_ticks).then_some((wait, due + wait));
             self.campaign();
         }
     }
@@ -319,6 +332,11 @@ impl<W, R> Replica<W, R> {
         entry.set_entry_type(EntryType::EntryConfChangeV2);
         self.step_proposal(entry).map_err(|_| Refusal::UncommittedFull)?;
         Ok(LogIndex::new(self.raft.raft.raft_log.last_index()))
+    }
+
+    /// Reads that wait for their index.
+    pub fn reads_waiting(&self) -> usize {
+        self.reads.len()
     }
 
     /// Asks for the index at which a linearizable read may be answered.

@@ -100,8 +100,14 @@ fn open(config: &NodeConfig, identity: Identity) -> Result<Opened, StartError> {
         .map_err(StartError::Thread)?;
     let quic = QuicConfig::new(node, cluster, config.listen(), identity).mtu(mtu(config));
     let events = Arc::new(LinkEvents::new(directory.clone()));
-    let transport = Arc::new(QuicTransport::start(quic, events, runtime.handle().clone())?);
-    Ok(Opened { storage, directory, transport, runtime })
+    match QuicTransport::start(quic, events, runtime.handle().clone()) {
+        Ok(transport) => Ok(Opened { storage, directory, transport: Arc::new(transport), runtime }),
+        Err(error) => {
+            // This may run on a caller's runtime, where dropping another one panics.
+            runtime.shutdown_background();
+            Err(error.into())
+        }
+    }
 }
 
 /// Loopback carries large datagrams; anything else gets what every path carries.

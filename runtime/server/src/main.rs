@@ -8,6 +8,10 @@ use clap::Parser;
 use polyraft_server::commands::Cli;
 use tracing_subscriber::EnvFilter;
 
+/// Proposals are many small buffers that one thread makes and another drops.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -153,7 +153,10 @@ impl World {
         if self.dice.per_mille(self.habits.apply / 4) {
             self.hosts[at].flush();
         }
-        if self.dice.per_mille(self.habits.persist) && self.hosts[at].fetch().is_some() {
+        if self.dice.per_mille(self.habits.persist)
+            && let Some((from, to)) = self.hosts[at].fetch()
+        {
+            self.history.note(format_args!("n{} fetched [{from}, {to})", at + 1));
             self.history.counts.fetches += 1;
         }
         if self.dice.per_mille(100) {

@@ -190,6 +190,9 @@ async fn run_one(
     measured.sync = [sync_before, sync_median(dir.path()).map_err(io(dir.path()))?];
     let row = BenchRow::new(scenario, bytes, &latencies, &measured);
     println!("{}   {}", row.line(), row.question);
+    if let Some(error) = error {
+        println!("{:<17} a call failed: {error}", "");
+    }
     match &args.out {
         Some(out) => row.save(out, &latencies).map_err(io(out)),
         None => Ok(()),

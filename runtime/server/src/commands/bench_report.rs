@@ -137,8 +137,9 @@ impl BenchRow {
         for latency in [self.p50_us, self.p99_us, self.p999_us, self.max_us].map(ms) {
             write!(line, " {latency:>8.2}").expect("a string takes everything");
         }
+        let sync = format!("{before:.2}/{after:.2}");
         let rest = format!(
-            " {:>5.1}µs {:>10.3} {:>8} {:>6} {before:>6.2}/{after:.2}",
+            " {:>5.1}µs {:>10.3} {:>8} {:>6} {sync:>13}",
             self.cpu_us_per_op, self.entries_per_op, self.commits, self.failed_calls
         );
         line + &rest

@@ -28,7 +28,7 @@ pub(crate) fn of_refusal(refusal: Refusal) -> Status {
         Refusal::KeyNotFound => Status::invalid_argument("etcdserver: key not found"),
         Refusal::LeaseNotFound => Status::not_found("etcdserver: requested lease not found"),
         Refusal::KeyTooLong => Status::invalid_argument(format!(
-            "polyraft: a key may have at most {} bytes, zero bytes counted twice",
+            "polyraft: a key may have at most {} bytes, a run of zeros counted as two",
             crate::mvcc::KEY_ENCODED_BYTES_MAX
         )),
         Refusal::Unspecified => Status::internal("polyraft: refused for an unknown reason"),

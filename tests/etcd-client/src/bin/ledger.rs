@@ -79,12 +79,15 @@ async fn compare(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let etcd = EtcdCluster::start(&arguments.require::<PathBuf>("etcd")?, &dir)?;
     let mut polyraft = Cluster::prepare(&binary, &dir)?;
     (0..3).try_for_each(|at| polyraft.start(at))?;
-    let systems = [
+    let mut systems = [
         ("etcd", etcd.endpoints().to_vec(), etcd.process_ids()),
         ("polyraft", polyraft.endpoints().to_vec(), polyraft.process_ids()),
     ];
-    for endpoint in systems.iter().flat_map(|(_, endpoints, _)| endpoints) {
-        wait_until_serving(endpoint).await?;
+    for (_, endpoints, _) in &mut systems {
+        for endpoint in endpoints.iter() {
+            wait_until_serving(endpoint).await?;
+        }
+        comparison::leader_first(endpoints).await?;
     }
     println!("{}", PutFigures::header());
     let mut all = Vec::new();
