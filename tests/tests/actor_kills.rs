@@ -162,21 +162,20 @@ async fn each_kind_of_actor_killed_ten_times_under_load() {
     let commit = handles.iter().map(|g| g.status().commit).max().expect("three nodes run");
     wait_until(DEADLINE, "all to apply", || handles.iter().all(|g| g.status().applied >= commit))
         .await;
-    let outcomes = load.outcomes.lock().expect("the proposers ended");
+    let mut answers = Vec::new();
+    for handle in &handles {
+        answers.push(counts(&handle.read_stale(Bytes::new()).await.expect("a healthy group")));
+    }
+    let outcomes = std::mem::take(&mut *load.outcomes.lock().expect("the proposers ended"));
     println!(
         "{} acknowledged, {} unknown, {} refused",
         outcomes.acknowledged.len(),
         outcomes.unknown.len(),
         outcomes.refused.len()
     );
-    let mut answers = Vec::new();
-    for handle in &handles {
-        answers.push(counts(&handle.read_stale(Bytes::new()).await.expect("a healthy group")));
-    }
     answers.iter().for_each(|counts| outcomes.check(counts));
     assert!(answers.iter().all(|counts| *counts == answers[0]), "replicas differ");
     assert!(outcomes.acknowledged.len() as u64 >= KINDS.len() as u64 * KILLS_PER_KIND);
-    drop(outcomes);
     cluster.stop_all().await;
 }
 

@@ -3,7 +3,7 @@
 //! | path | answers |
 //! |---|---|
 //! | `/livez` | 200 while the process serves at all; never asks a group (OB-6) |
-//! | `/readyz` | 200 if every local group is healthy and has a leader, else 503 and why |
+//! | `/readyz` | 200 if the stores work and every local group is healthy and has a leader, else 503 and why |
 //! | `/metrics` | Prometheus text |
 //! | `/status` | the node, its links and its groups as JSON |
 //!

@@ -13,6 +13,9 @@ pub struct NodeReport {
     pub cluster: String,
     /// Bytes on disk.
     pub storage_bytes: u64,
+    /// Why the node acknowledges nothing any more, if a store has failed.
+    #[serde(default)]
+    pub storage_failure: Option<String>,
     /// Links to the other nodes.
     pub peers: Vec<PeerReport>,
     /// The groups with a replica here.
@@ -77,6 +80,7 @@ impl From<NodeStatus> for NodeReport {
             node: status.node.get(),
             cluster: status.cluster,
             storage_bytes: status.storage_bytes,
+            storage_failure: status.storage_failure,
             peers: status.peers.iter().map(PeerReport::from).collect(),
             groups,
         }
@@ -117,7 +121,8 @@ impl From<&GroupStatus> for GroupReport {
     }
 }
 
-/// Whether a node serves all of its groups: at least `groups_expected`, each healthy and led.
+/// Whether a node serves all of its groups: at least `groups_expected`, each healthy and led, over
+/// stores that work.
 ///
 /// # Errors
 /// One line per reason why it does not.
@@ -126,6 +131,7 @@ pub fn readiness(report: &NodeReport, groups_expected: usize) -> Result<(), Vec<
     if report.groups.len() < groups_expected {
         reasons.push(format!("{} of {groups_expected} groups are open", report.groups.len()));
     }
+    reasons.extend(report.storage_failure.clone());
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
@@ -148,7 +154,21 @@ mod tests {
     }
 
     fn node(groups: Vec<GroupReport>) -> NodeReport {
-        NodeReport { node: 1, cluster: "dev".into(), storage_bytes: 0, peers: vec![], groups }
+        NodeReport {
+            node: 1,
+            cluster: "dev".into(),
+            storage_bytes: 0,
+            storage_failure: None,
+            peers: vec![],
+            groups,
+        }
+    }
+
+    #[test]
+    fn a_node_whose_store_failed_is_not_ready_whatever_its_groups_last_said() {
+        let mut failed = node(vec![group("a", "healthy", Some(1))]);
+        failed.storage_failure = Some("the Log store failed: EIO".into());
+        assert_eq!(readiness(&failed, 1), Err(vec!["the Log store failed: EIO".into()]));
     }
 
     #[test]

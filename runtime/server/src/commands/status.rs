@@ -76,6 +76,7 @@ mod tests {
             node: 1,
             cluster: "dev".into(),
             storage_bytes: 4096,
+            storage_failure: None,
             peers: vec![PeerReport {
                 node: 2,
                 address: "127.0.0.1:2480".into(),
