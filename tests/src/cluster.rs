@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use polyraft::certificates::{CertificateAuthority, Validity};
 use polyraft::{
-    BatchingConfig, ClusterConfig, GroupHandle, GroupId, GroupSpec, LimitsConfig, Node, NodeConfig,
-    NodeId, Profile, Role, StartError, StateMachine, StorageConfig, TlsPaths,
+    Applied, BatchingConfig, ClusterConfig, GroupHandle, GroupId, GroupSpec, LimitsConfig, Node,
+    NodeConfig, NodeId, Profile, Role, StartError, StateMachine, StorageConfig, TlsPaths,
 };
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -83,7 +83,7 @@ impl Shape {
         Self {
             nodes,
             groups,
-            profile: Profile::LowLatency,
+            profile: Profile::Lan,
             batching: BatchingConfig::default(),
             limits,
             storage: StorageConfig::default(),
@@ -377,6 +377,19 @@ impl Cluster {
         assert!(hashes.windows(2).all(|pair| pair[0] == pair[1]), "states differ: {hashes:?}");
         hashes[0]
     }
+}
+
+/// Proposes until it is acknowledged, whatever elections and lost links a busy machine brings. For
+/// commands that may apply twice: counted ones are made with [`machines::create`].
+pub async fn insist(group: &GroupHandle, command: bytes::Bytes) -> Applied {
+    wait_for(DEADLINE, "an acknowledgement", || async {
+        match group.propose(command.clone()).await {
+            Ok(applied) => Some(applied),
+            Err(error) if error.is_retryable() => None,
+            Err(error) => panic!("it can never succeed: {error}"),
+        }
+    })
+    .await
 }
 
 /// Asks a group's state on this node, however old.

@@ -9,7 +9,7 @@ use polyraft::{Applied, GroupHandle, GroupId, Health, NodeId, ProposeError, Read
 use polyraft_actors::group::Submit;
 use polyraft_actors::proposal::{BatchWaiters, UnitReply, UnitWaiter};
 use polyraft_core::batch::{self, Unit};
-use polyraft_tests::cluster::{Cluster, DEADLINE, Shape, stale_number, wait_until};
+use polyraft_tests::cluster::{Cluster, DEADLINE, Shape, insist, stale_number, wait_until};
 use polyraft_tests::machines::{add, count_of, create, number, poison, total, weight};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -193,7 +193,7 @@ async fn a_failing_machine_faults_one_replica() {
     cluster.equal_hash(2).await;
     let mut events = group.subscribe();
     cluster.bench(faulty, 2).fail();
-    cluster.group(leader, 2).propose(add("fatal")).await.expect("two of three are a quorum");
+    insist(&cluster.group(leader, 2), add("fatal")).await;
     let is_out = || matches!(group.status().health, Health::Faulted(_));
     wait_until(DEADLINE, "the replica is faulted", is_out).await;
     let stays = group.status().applied;
@@ -211,11 +211,11 @@ async fn a_failing_machine_faults_one_replica() {
     assert!(matches!(unread, Err(ReadError::Faulted { .. })), "{unread:?}");
     for other in [1, 3] {
         for handle in cluster.everywhere(other) {
-            handle.propose(add("others")).await.expect("other groups are unaffected");
+            insist(&handle, add("others")).await;
         }
         cluster.equal_hash(other).await;
     }
-    cluster.group(leader, 2).propose(add("goes on")).await.expect("two of three are a quorum");
+    insist(&cluster.group(leader, 2), add("goes on")).await;
     assert!(is_out(), "a fault lasts until the node restarts: {:?}", group.status().health);
     assert_eq!((faults, group.status().applied), (1, stays), "one event, and no step further");
     let ahead = || cluster.group(leader, 2).status().applied > stays;
@@ -288,7 +288,7 @@ async fn deaths_leave_no_gap_and_no_duplicate() {
         };
         dead.iter().for_each(|node| cluster.kill(*node));
         if dead.len() == 1 {
-            cluster.leading(1).await.propose(add(format!("{round}"))).await.expect("a quorum");
+            insist(&cluster.leading(1).await, create(format!("{round}"))).await;
         }
         cluster.start_all().await;
     }

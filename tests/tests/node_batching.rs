@@ -10,8 +10,10 @@ use polyraft::{
     Applied, BatcherStats, BatchingConfig, FlushReason, GroupEvent, GroupHandle, LimitsConfig,
     ProposeError, limits,
 };
-use polyraft_tests::cluster::{Cluster, DEADLINE, Shape, stale_number, wait_for, wait_until};
-use polyraft_tests::machines::{add, count_of, number, reject, total, weight};
+use polyraft_tests::cluster::{
+    Cluster, DEADLINE, Shape, insist, stale_number, wait_for, wait_until,
+};
+use polyraft_tests::machines::{add, count_of, create, number, reject, total, weight};
 use tokio::task::{JoinHandle, JoinSet};
 
 type Outcome = Result<Applied, ProposeError>;
@@ -190,8 +192,7 @@ async fn no_proposal_is_lost_or_invented() {
     for _ in 0..3 {
         let before = cluster.leader(1).await;
         cluster.kill(before);
-        let leader = cluster.leading(1).await;
-        leader.propose(add("after a kill")).await.expect("two of three are a quorum");
+        insist(&cluster.leading(1).await, add("after a kill")).await;
         cluster.start_node(before).await;
         cluster.leader(1).await;
     }
@@ -353,12 +354,12 @@ async fn overwritten_proposals_never_yield_ok() {
     let others: Vec<u64> = cluster.running().into_iter().filter(|n| *n != leader).collect();
     let through = cluster.group(cluster.leader_among(1, &others).await, 1);
     for n in 0..20_u8 {
-        through.propose(add([b'w', n])).await.expect("two of three are a quorum");
+        insist(&through, create([b'w', n])).await;
     }
     assert!(cluster.swallowed(leader, others[0]) > 0, "the cut had no effect");
     cluster.isolate(leader, false);
     cluster.leader(1).await;
-    cluster.leading(1).await.propose(add("after")).await.expect("a healthy cluster");
+    insist(&cluster.leading(1).await, add("after")).await;
     cluster.equal_hash(1).await;
     for n in 0..20_u8 {
         assert_eq!(stale_number(&group, count_of([b'l', n])).await, 0);
@@ -388,7 +389,7 @@ async fn oversize_is_refused_before_it_is_proposed() {
     let mut cluster = Cluster::start(Shape::new(3, 1).steady()).await;
     for node in [cluster.leader(1).await, cluster.follower(1).await] {
         let group = cluster.group(node, 1);
-        group.propose(weight(max)).await.expect("the largest command");
+        insist(&group, weight(max)).await;
         let before = group.status().last;
         let refused = group.propose(weight(max + 1)).await;
         let expected = |e: &ProposeError| matches!(e, ProposeError::TooLarge { bytes, max: m, .. } if (*bytes, *m) == (max + 1, max));
@@ -426,7 +427,7 @@ async fn a_batch_is_whole_or_absent_when_the_leader_dies() {
     while let Some(outcome) = batches.join_next().await {
         outcomes.push(outcome.expect("a caller never panics"));
     }
-    cluster.leading(1).await.propose(add("settled")).await.expect("two of three are a quorum");
+    insist(&cluster.leading(1).await, add("settled")).await;
     cluster.equal_hash(1).await;
     for (batch, outcome) in outcomes {
         let mut present = 0;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use polyraft_tests::cluster::{Cluster, Shape, wait_until};
+use polyraft_tests::cluster::{Cluster, Shape, insist, wait_until};
 use polyraft_tests::machines::add;
 
 /// Rounds before counting begins: runtimes and allocators keep what they needed once.
@@ -17,7 +17,7 @@ fn count(what: &str) -> usize {
 async fn round(ends_in_order: bool) {
     let mut cluster = Cluster::start(Shape::new(3, 8)).await;
     for group in 1..=8 {
-        cluster.leading(group).await.propose(add("used")).await.expect("a healthy cluster");
+        insist(&cluster.leading(group).await, add("used")).await;
     }
     if ends_in_order {
         cluster.stop_all().await;

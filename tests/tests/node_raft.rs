@@ -7,8 +7,10 @@ use polyraft::{
     GroupEvent, GroupHandle, GroupId, GroupSpec, Health, LimitsConfig, NodeId, ReadError, Role,
     StorageConfig,
 };
-use polyraft_tests::cluster::{Cluster, DEADLINE, Shape, stale_number, wait_for, wait_until};
-use polyraft_tests::machines::{add, count_of, number, total, weight};
+use polyraft_tests::cluster::{
+    Cluster, DEADLINE, Shape, insist, stale_number, wait_for, wait_until,
+};
+use polyraft_tests::machines::{add, count_of, create, number, total, weight};
 use tokio::task::JoinSet;
 
 /// RF-2: whole clusters go down and come back ten times, in order and at once, with everything:
@@ -19,7 +21,7 @@ async fn everything_is_there_after_ten_restarts() {
     let before = cluster.leading(1).await.status();
     for round in 0..10_u8 {
         let through = cluster.follower(1).await;
-        cluster.group(through, 1).propose(add([round])).await.expect("a healthy cluster");
+        insist(&cluster.group(through, 1), create([round])).await;
         let term = cluster.leading(1).await.status().term;
         if round % 2 == 0 {
             cluster.stop_all().await;
@@ -79,7 +81,7 @@ async fn one_node_is_a_cluster() {
     let mut cluster = Cluster::start(Shape::new(1, 1)).await;
     for n in 0..5_u8 {
         let group = cluster.leading(1).await;
-        group.propose(add([n])).await.expect("a healthy node");
+        insist(&group, create([n])).await;
         let found = group.read(total()).await.expect("a healthy node");
         assert_eq!(number(&found), u64::from(n) + 1);
         cluster.kill(1);
@@ -185,7 +187,7 @@ async fn an_isolated_leader_returns_no_read() {
         .collect();
     let survivors: Vec<u64> = cluster.running().into_iter().filter(|n| *n != leader).collect();
     let other = cluster.group(cluster.leader_among(1, &survivors).await, 1);
-    other.propose(add("after")).await.expect("two of three are a quorum");
+    insist(&other, create("after")).await;
     assert_eq!(number(&other.read(total()).await.expect("a quorum")), 2);
     for read in reads {
         let read = read.await.expect("a reader never panics");
@@ -207,7 +209,7 @@ async fn no_read_before_a_commit_of_the_own_term() {
     let mut cluster = Cluster::start(Shape::new(3, 1)).await;
     for n in 0..10_u8 {
         let through = cluster.group(cluster.follower(1).await, 1);
-        through.propose(add([n])).await.expect("a healthy cluster");
+        insist(&through, create([n])).await;
         cluster.kill(cluster.leader(1).await);
         // At once, at whoever is left, and so mostly while nobody leads or a leader is new.
         for node in cluster.running() {
