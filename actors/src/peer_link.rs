@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::dev::SendError;
 use actix::prelude::*;
@@ -32,7 +33,7 @@ use crate::guard::{DownGuard, killable};
 use crate::mailbox::{ActorKind, Offer, deliver_fact, messages, offer};
 use crate::tick::HeartbeatInterval;
 
-messages!(SendEnvelopes, IncomingFrame, Writable, Connection, Flush);
+messages!(SendEnvelopes, IncomingFrame, Writable, Connection, Flush, ReleaseHeartbeats);
 
 /// Command from groups and batchers: send these to the peer. Offered; dropped when the mailbox is
 /// full, and the sender reports the peer unreachable.
@@ -60,6 +61,13 @@ struct Connection {
 /// To itself: send what is queued, behind everything that is already in the mailbox.
 struct Flush;
 
+/// To itself: the heartbeats of this interval have had time to arrive.
+struct ReleaseHeartbeats;
+
+/// From an interval's boundary to its frame. The tick tells groups and links at once, on different
+/// threads: without it, heartbeats that lose that race would wait for a whole interval.
+const HEARTBEAT_GATHER: Duration = Duration::from_millis(5);
+
 /// The actor.
 pub struct PeerLink {
     peer: NodeId,
@@ -72,6 +80,8 @@ pub struct PeerLink {
     blocked: BTreeMap<Lane, Bytes>,
     connected: bool,
     flush_notified: bool,
+    /// An interval has passed for which no heartbeat has arrived yet.
+    heartbeats_due: bool,
     heartbeats_seen: Option<Moment>,
     _guard: DownGuard,
 }
@@ -97,6 +107,7 @@ impl PeerLink {
             blocked: BTreeMap::new(),
             connected,
             flush_notified: false,
+            heartbeats_due: false,
             heartbeats_seen: None,
             _guard: guard,
         }
@@ -295,6 +306,10 @@ impl Handler<SendEnvelopes> for PeerLink {
 
     fn handle(&mut self, message: SendEnvelopes, ctx: &mut Self::Context) {
         self.queue(message.envelopes);
+        if self.heartbeats_due && self.outbox.stats().heartbeats_held > 0 {
+            self.heartbeats_due = false;
+            ctx.notify_later(ReleaseHeartbeats, HEARTBEAT_GATHER);
+        }
         self.touched(ctx);
     }
 }
@@ -303,6 +318,15 @@ impl Handler<HeartbeatInterval> for PeerLink {
     type Result = ();
 
     fn handle(&mut self, _: HeartbeatInterval, ctx: &mut Self::Context) {
+        ctx.notify_later(ReleaseHeartbeats, HEARTBEAT_GATHER);
+    }
+}
+
+impl Handler<ReleaseHeartbeats> for PeerLink {
+    type Result = ();
+
+    fn handle(&mut self, _: ReleaseHeartbeats, ctx: &mut Self::Context) {
+        self.heartbeats_due = self.outbox.stats().heartbeats_held == 0;
         self.outbox.release_heartbeats();
         self.touched(ctx);
     }
