@@ -44,7 +44,8 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 /// How often a stopping node looks whether it may go on.
 const STOP_POLL: Duration = Duration::from_millis(10);
 
-/// A running node. A cheap clone; dropping the last one does not stop it, [`Node::stop`] does.
+/// A running node. A cheap clone. [`Node::stop`] ends it in good order; dropping the last clone ends
+/// it abruptly, as a crash would: nothing acknowledged is lost, and callers get `Unknown`.
 #[derive(Clone)]
 pub struct Node {
     inner: Arc<Inner>,
