@@ -73,28 +73,22 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The election timeout of [`Shape::steady`].
-    pub const STEADY_ELECTION_TIMEOUT: Duration = Profile::Dev.timing().election_timeout;
+    /// The election timeout of every shape: long, so that a busy machine elects only for a reason.
+    pub const ELECTION_TIMEOUT: Duration = Profile::Dev.timing().election_timeout;
 
-    /// Nodes, and groups with a replica on each. Fails over fast; deadlines outlast a fail-over.
+    /// Nodes, and groups with a replica on each. Deadlines outlast a fail-over.
     pub fn new(nodes: u64, groups: u64) -> Self {
         let limits =
             LimitsConfig { proposal_deadline: Duration::from_secs(20), ..LimitsConfig::default() };
         Self {
             nodes,
             groups,
-            profile: Profile::Lan,
+            profile: Profile::Dev,
             batching: BatchingConfig::default(),
             limits,
             storage: StorageConfig::default(),
             has_proxies: false,
         }
-    }
-
-    /// Elections only for a reason: for tests that count them on a busy machine.
-    #[must_use]
-    pub fn steady(self) -> Self {
-        Self { profile: Profile::Dev, ..self }
     }
 
     /// Replaces the batching.

@@ -52,7 +52,7 @@ fn assert_exactly_once(applied: &[Applied]) {
 /// AP-1: with machines that take a random time, entries still apply in order, once, on all replicas.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_pauses_keep_the_order() {
-    let mut cluster = Cluster::start(Shape::new(3, 1).steady()).await;
+    let mut cluster = Cluster::start(Shape::new(3, 1)).await;
     for node in cluster.running() {
         cluster.bench(node, 1).pause_up_to(Duration::from_millis(4));
     }
@@ -76,7 +76,7 @@ async fn random_pauses_keep_the_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_machine_pushes_back_and_nobody_is_elected() {
     const COMMAND_BYTES: usize = 1 << 20;
-    let mut cluster = Cluster::start(Shape::new(3, 1).steady()).await;
+    let mut cluster = Cluster::start(Shape::new(3, 1)).await;
     let leader = cluster.leader(1).await;
     let group = cluster.group(leader, 1).with_deadline(Duration::from_secs(3));
     let term = group.status().term;
@@ -310,7 +310,7 @@ async fn deaths_leave_no_gap_and_no_duplicate() {
 /// AP-10: while one group's machines stand still, the other groups of the same nodes go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standing_group_delays_no_other() {
-    let mut cluster = Cluster::start(Shape::new(3, 4).steady()).await;
+    let mut cluster = Cluster::start(Shape::new(3, 4)).await;
     for node in cluster.running() {
         cluster.bench(node, 1).close_gate();
     }

@@ -386,7 +386,7 @@ async fn proposals_are_taken_at_any_node() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn oversize_is_refused_before_it_is_proposed() {
     let max = limits::COMMAND_BYTES_MAX;
-    let mut cluster = Cluster::start(Shape::new(3, 1).steady()).await;
+    let mut cluster = Cluster::start(Shape::new(3, 1)).await;
     for node in [cluster.leader(1).await, cluster.follower(1).await] {
         let group = cluster.group(node, 1);
         insist(&group, weight(max)).await;
@@ -445,7 +445,7 @@ async fn a_batch_is_whole_or_absent_when_the_leader_dies() {
 /// BP-20: 64 producers on one group share entries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_producers_share_entries() {
-    let mut cluster = Cluster::start(Shape::new(3, 1).steady()).await;
+    let mut cluster = Cluster::start(Shape::new(3, 1)).await;
     let group = cluster.leading(1).await;
     let before = group.status().last.get();
     let mut producers = JoinSet::new();

@@ -48,14 +48,14 @@ async fn everything_is_there_after_ten_restarts() {
 /// leader, in the same term, for longer than any election timeout.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_peer_delays_no_other() {
-    let mut cluster = Cluster::start(Shape::new(3, 1).steady().with_proxies()).await;
+    let mut cluster = Cluster::start(Shape::new(3, 1).with_proxies()).await;
     let leader = cluster.leader(1).await;
     let silent = cluster.follower(1).await;
     let other = *cluster.running().iter().find(|n| ![leader, silent].contains(*n)).expect("three");
     let term = cluster.group(leader, 1).status().term;
     cluster.isolate(silent, true);
     let group = cluster.group(leader, 1);
-    let until = tokio::time::Instant::now() + 2 * Shape::STEADY_ELECTION_TIMEOUT;
+    let until = tokio::time::Instant::now() + 2 * Shape::ELECTION_TIMEOUT;
     let mut sent = 0_u32;
     while tokio::time::Instant::now() < until {
         group.propose(add(sent.to_be_bytes())).await.expect("two of three are a quorum");
@@ -103,7 +103,7 @@ async fn the_log_is_bounded_over_many_writes() {
         ..LimitsConfig::default()
     };
     let storage = StorageConfig { journal_bytes_max: 4 << 20, ..StorageConfig::default() };
-    let shape = Shape::new(3, 1).steady().limits(limits).storage(storage);
+    let shape = Shape::new(3, 1).limits(limits).storage(storage);
     let mut cluster = Cluster::start(shape).await;
     let group = cluster.leading(1).await;
     write(&group, WRITES / 3, COMMAND_BYTES).await;
@@ -224,7 +224,7 @@ async fn no_read_before_a_commit_of_the_own_term() {
 /// EV-1: every replica says once that it leads, and once per change who leads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_event_comes_once_per_cause() {
-    let mut cluster = Cluster::start(Shape::new(3, 1).steady()).await;
+    let mut cluster = Cluster::start(Shape::new(3, 1)).await;
     let leader = cluster.leader(1).await;
     let mut events: Vec<_> = cluster.everywhere(1).iter().map(GroupHandle::subscribe).collect();
     let heir = leader % 3 + 1;

@@ -70,7 +70,7 @@ impl Flood {
 async fn floods_are_refused_by_name() {
     const CALLS: u64 = 80_000;
     let batching = BatchingConfig { queue_commands_max: 1_000, ..BatchingConfig::default() };
-    let mut cluster = Cluster::start(Shape::new(1, 1).steady().batching(batching)).await;
+    let mut cluster = Cluster::start(Shape::new(1, 1).batching(batching)).await;
     let group = cluster.leading(1).await.with_deadline(Duration::from_secs(2));
     let term = group.status().term;
     cluster.bench(1, 1).close_gate();
@@ -116,7 +116,7 @@ async fn floods_are_refused_by_name() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_without_a_leader_are_bounded() {
     let machines: Machines = Arc::new(|_, _| Box::new(Ledger::new(Arc::default())));
-    let mut cluster = Cluster::prepare(Shape::new(3, 1).steady(), machines).await;
+    let mut cluster = Cluster::prepare(Shape::new(3, 1), machines).await;
     cluster.start_node(1).await;
     let group = cluster.group(1, 1).with_deadline(Duration::from_secs(600));
     let mut reads = JoinSet::new();
@@ -146,7 +146,7 @@ async fn reads_without_a_leader_are_bounded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_groups_share_commits() {
     const GROUPS: u64 = 100;
-    let mut cluster = Cluster::start(Shape::new(1, GROUPS).steady()).await;
+    let mut cluster = Cluster::start(Shape::new(1, GROUPS)).await;
     let groups: Vec<GroupHandle> = (1..=GROUPS).map(|g| cluster.group(1, g)).collect();
     let settled = || groups.iter().all(|g| g.status().applied == g.status().last);
     wait_until(DEADLINE, "nothing is left to write", settled).await;

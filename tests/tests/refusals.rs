@@ -58,7 +58,7 @@ fn connects(cluster: &Cluster) -> u64 {
 /// Nodes 1 and 2, with a leader, on the one connection that is left when both have dialled.
 async fn two_of_three() -> Cluster {
     const QUIET: Duration = Duration::from_secs(1);
-    let mut cluster = Cluster::prepare(Shape::new(3, 1).steady(), ledgers()).await;
+    let mut cluster = Cluster::prepare(Shape::new(3, 1), ledgers()).await;
     cluster.start_node(1).await;
     cluster.start_node(2).await;
     cluster.leader(1).await;
