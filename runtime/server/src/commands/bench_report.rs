@@ -139,7 +139,7 @@ impl BenchRow {
         }
         let sync = format!("{before:.2}/{after:.2}");
         let rest = format!(
-            " {:>5.1}µs {:>10.3} {:>8} {:>6} {sync:>13}",
+            " {:>5.1}µs {:>10.3} {:>8} {:>6} {sync:>11}",
             self.cpu_us_per_op, self.entries_per_op, self.commits, self.failed_calls
         );
         line + &rest
