@@ -64,7 +64,7 @@ pub struct Submit {
 const READS_WAITING_MAX: usize = 16_384;
 
 /// Command from a handle: a linearizable read. Refused when the mailbox is full, or when
-/// [`READS_WAITING_MAX`] wait.
+/// `READS_WAITING_MAX` wait.
 #[derive(Debug)]
 pub struct Read {
     /// The query for the state machine.

@@ -208,7 +208,7 @@ impl Life {
             applied: addrs.group.clone().recipient(),
             failed: self.desk.clone().recipient(),
         };
-        prepared.start(&*self.parts.spawner, Place::ApplyPool(group), move |_| {
+        prepared.start(&*self.parts.spawner, Place::Shard(group), move |_| {
             let machine = (parts.machine)(group, &name);
             Applier::new(group, machine, state, parts.settings.applier, ports, guard)
         });

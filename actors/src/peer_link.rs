@@ -1,39 +1,35 @@
-//! Peer link: everything between this node and one peer, for all groups.
+//! Peer link: everything that leaves this node for one peer, for all groups.
 //!
 //! ```text
 //! groups, batchers ─SendEnvelopes→ [outbox] ─frames→ Transport
-//! Transport ─IncomingFrame→ decode → PeerMessages, Forwarded, ForwardOutcome → their group
 //! Tick ─HeartbeatInterval→ one frame with the heartbeats of all groups (TK-5)
 //! ```
 //!
 //! Promise: sending never blocks a group; what cannot be sent is dropped, counted, and reported to
 //! the groups concerned as unreachable (TR-4). Order within (group, lane) is kept.
-//! Not here: connections and identity (`polyraft-transport`), merging (`polyraft_core::outbox`).
+//! Not here: what arrives (`link_events`), connections and identity (`polyraft-transport`), merging
+//! (`polyraft_core::outbox`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::dev::SendError;
 use actix::prelude::*;
 use bytes::Bytes;
 use polyraft_core::error::ProposeError;
 use polyraft_core::ids::{GroupId, NodeId, Term};
-use polyraft_core::message::{Body, Envelope, ForwardReply, RaftKind};
+use polyraft_core::message::{Body, Envelope};
 use polyraft_core::outbox::{Outbox, OutboxLimits};
-use polyraft_core::ports::{Lane, SendError as LaneRefused, Transport, TransportEvents};
-use polyraft_core::time::Moment;
-use polyraft_core::wire;
+use polyraft_core::ports::{Lane, SendError, Transport};
 
-use crate::batcher::{ForwardOutcome, Forwarded, ForwardsLost};
-use crate::clock::Clock;
+use crate::batcher::{ForwardOutcome, ForwardsLost};
 use crate::directory::{Directory, GroupAddrs};
-use crate::group::{PeerMessages, PeerUnreachable};
+use crate::group::PeerUnreachable;
 use crate::guard::{DownGuard, killable};
-use crate::mailbox::{ActorKind, Offer, deliver_fact, messages, offer};
+use crate::mailbox::{ActorKind, Offer, messages, offer};
 use crate::tick::HeartbeatInterval;
 
-messages!(SendEnvelopes, IncomingFrame, Writable, Connection, Flush, ReleaseHeartbeats);
+messages!(SendEnvelopes, Writable, Connection, Flush, ReleaseHeartbeats);
 
 /// Command from groups and batchers: send these to the peer. Offered; dropped when the mailbox is
 /// full, and the sender reports the peer unreachable.
@@ -43,19 +39,14 @@ pub struct SendEnvelopes {
     pub envelopes: Vec<Envelope>,
 }
 
-/// Fact from the transport: a frame arrived. When the mailbox is full the transport keeps it and
-/// stops reading.
-#[derive(Debug)]
-struct IncomingFrame(Bytes);
-
 /// Fact from the transport: a full lane has room again.
 #[derive(Debug)]
-struct Writable(Lane);
+pub(crate) struct Writable(pub(crate) Lane);
 
 /// Fact from the transport: the connection is up, or gone.
 #[derive(Debug)]
-struct Connection {
-    up: bool,
+pub(crate) struct Connection {
+    pub(crate) up: bool,
 }
 
 /// To itself: send what is queued, behind everything that is already in the mailbox.
@@ -71,44 +62,37 @@ const HEARTBEAT_GATHER: Duration = Duration::from_millis(5);
 /// The actor.
 pub struct PeerLink {
     peer: NodeId,
-    node: NodeId,
     outbox: Outbox,
     transport: Arc<dyn Transport>,
     directory: Arc<Directory>,
-    clock: Arc<dyn Clock>,
     /// Lanes that are full, each with the frame that it gave back.
     blocked: BTreeMap<Lane, Bytes>,
     connected: bool,
     flush_notified: bool,
     /// An interval has passed for which no heartbeat has arrived yet.
     heartbeats_due: bool,
-    heartbeats_seen: Option<Moment>,
     _guard: DownGuard,
 }
 
 impl PeerLink {
-    /// A link from `node` to `peer`.
+    /// A link to `peer`.
     pub fn new(
-        (node, peer): (NodeId, NodeId),
+        peer: NodeId,
         transport: Arc<dyn Transport>,
         directory: Arc<Directory>,
-        clock: Arc<dyn Clock>,
         guard: DownGuard,
     ) -> Self {
         let links = transport.link_status();
         let connected = links.iter().any(|link| link.peer == peer && link.connected);
         Self {
             peer,
-            node,
             outbox: Outbox::new(OutboxLimits::default()),
             transport,
             directory,
-            clock,
             blocked: BTreeMap::new(),
             connected,
             flush_notified: false,
             heartbeats_due: false,
-            heartbeats_seen: None,
             _guard: guard,
         }
     }
@@ -167,7 +151,7 @@ impl PeerLink {
                     .increment(1);
                 metrics::histogram!("polyraft_link_frame_bytes").record(bytes as f64);
             }
-            Err(LaneRefused::Full) => {
+            Err(SendError::Full) => {
                 self.blocked.insert(lane, frame);
             }
             Err(_) => {
@@ -184,95 +168,6 @@ impl PeerLink {
         for group in groups {
             if let Some(addrs) = self.directory.group(group).and_then(|cell| cell.addrs()) {
                 let _ = offer(&addrs.group, ActorKind::Group, PeerUnreachable { node });
-            }
-        }
-    }
-
-    fn receive(&mut self, frame: Bytes) {
-        let envelopes = match wire::decode_frame(frame, self.node) {
-            Ok(envelopes) => envelopes,
-            Err(error) => {
-                metrics::counter!("polyraft_link_refused_frames_total").increment(1);
-                tracing::warn!(peer = %self.peer, %error, "frame refused");
-                return;
-            }
-        };
-        self.observe_heartbeats(&envelopes);
-        let mut raft: BTreeMap<GroupId, Vec<Envelope>> = BTreeMap::new();
-        let mut answers = Vec::new();
-        for envelope in envelopes {
-            match envelope.body {
-                Body::Raft(_) => raft.entry(envelope.group).or_default().push(envelope),
-                _ => answers.extend(self.receive_request(envelope)),
-            }
-        }
-        for (group, envelopes) in raft {
-            answers.extend(self.deliver(group, envelopes));
-        }
-        self.queue(answers);
-    }
-
-    /// Hands Raft messages to their group, or says that there is no such group here.
-    fn deliver(&self, group: GroupId, envelopes: Vec<Envelope>) -> Option<Envelope> {
-        let Some(cell) = self.directory.group(group) else {
-            return envelopes.first().map(|first| self.unknown_group(first));
-        };
-        let addrs = cell.addrs()?; // Restarting: Raft repeats what was sent.
-        let _ = offer(&addrs.group, ActorKind::Group, PeerMessages { from: self.peer, envelopes });
-        None
-    }
-
-    fn receive_request(&self, envelope: Envelope) -> Option<Envelope> {
-        let Some(cell) = self.directory.group(envelope.group) else {
-            let asked = !matches!(envelope.body, Body::UnknownGroup);
-            return asked.then(|| self.unknown_group(&envelope));
-        };
-        let addrs = cell.addrs()?;
-        let batcher = &addrs.batcher;
-        match envelope.body {
-            Body::Forward(forward) => {
-                let (peer, from) = (self.peer, envelope.from);
-                let message = Forwarded { peer, from, forward };
-                let _ = offer(batcher, ActorKind::Batcher, message);
-            }
-            Body::ForwardReply(ForwardReply { request_id, results }) => {
-                for outcome in results {
-                    let message = ForwardOutcome { request_id, outcome };
-                    let _ = offer(batcher, ActorKind::Batcher, message);
-                }
-            }
-            Body::UnknownGroup => {
-                metrics::counter!("polyraft_link_unknown_group_total").increment(1);
-                tracing::debug!(peer = %self.peer, group = %envelope.group, "peer lacks the group");
-            }
-            Body::Raft(_) => unreachable!("Raft messages go through `deliver`"),
-        }
-        None
-    }
-
-    fn unknown_group(&self, about: &Envelope) -> Envelope {
-        Envelope {
-            group: about.group,
-            from: about.to,
-            to: about.from,
-            to_node: self.peer,
-            body: Body::UnknownGroup,
-        }
-    }
-
-    /// The interval at which this peer's heartbeats arrive, for all its groups together.
-    fn observe_heartbeats(&mut self, envelopes: &[Envelope]) {
-        let beats = envelopes.iter().any(|envelope| match &envelope.body {
-            Body::Raft(message) => {
-                message.kind == RaftKind::Heartbeat && message.context.is_empty()
-            }
-            _ => false,
-        });
-        if beats {
-            let now = self.clock.now();
-            if let Some(before) = self.heartbeats_seen.replace(now) {
-                metrics::histogram!("polyraft_heartbeat_interval_seconds")
-                    .record(now.since(before).as_secs_f64());
             }
         }
     }
@@ -332,15 +227,6 @@ impl Handler<ReleaseHeartbeats> for PeerLink {
     }
 }
 
-impl Handler<IncomingFrame> for PeerLink {
-    type Result = ();
-
-    fn handle(&mut self, IncomingFrame(frame): IncomingFrame, ctx: &mut Self::Context) {
-        self.receive(frame);
-        self.touched(ctx);
-    }
-}
-
 impl Handler<Writable> for PeerLink {
     type Result = ();
 
@@ -375,46 +261,5 @@ impl Handler<Flush> for PeerLink {
     fn handle(&mut self, _: Flush, _: &mut Self::Context) {
         self.flush_notified = false;
         self.flush();
-    }
-}
-
-/// Hands what the transport has to the link of the peer concerned. Called on the transport's threads.
-pub struct LinkEvents {
-    directory: Arc<Directory>,
-}
-
-impl LinkEvents {
-    /// Events for the links in `directory`.
-    pub fn new(directory: Arc<Directory>) -> Self {
-        Self { directory }
-    }
-}
-
-impl TransportEvents for LinkEvents {
-    fn on_frame(&self, from: NodeId, _: Lane, frame: Bytes) -> Result<(), Bytes> {
-        let Some(link) = self.directory.link(from) else { return Err(frame) };
-        link.try_send(IncomingFrame(frame)).map_err(|refused| match refused {
-            SendError::Full(IncomingFrame(frame)) | SendError::Closed(IncomingFrame(frame)) => {
-                frame
-            }
-        })
-    }
-
-    fn on_writable(&self, peer: NodeId, lane: Lane) {
-        if let Some(link) = self.directory.link(peer) {
-            deliver_fact(&link, Writable(lane));
-        }
-    }
-
-    fn on_connected(&self, peer: NodeId) {
-        if let Some(link) = self.directory.link(peer) {
-            deliver_fact(&link, Connection { up: true });
-        }
-    }
-
-    fn on_disconnected(&self, peer: NodeId) {
-        if let Some(link) = self.directory.link(peer) {
-            deliver_fact(&link, Connection { up: false });
-        }
     }
 }

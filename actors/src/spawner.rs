@@ -19,12 +19,11 @@ use crate::mailbox::{ActorKind, capacity};
 /// Names what an actor needs of the thread it runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Place {
-    /// The shard of a group: its group actor and batcher.
+    /// The shard of a group: its group actor, batcher and applier. State machines themselves run on
+    /// [`crate::workers`], so none of the three ever blocks.
     Shard(GroupId),
     /// The log writer's own thread; it blocks in every commit.
     LogWriter,
-    /// The apply pool: appliers, which hand the work itself to [`crate::workers`].
-    ApplyPool(GroupId),
     /// The peer links.
     Transport,
     /// The node's timer.
@@ -41,7 +40,6 @@ impl Place {
         match self {
             Self::Shard(_) => "shard",
             Self::LogWriter => "log_writer",
-            Self::ApplyPool(_) => "apply_pool",
             Self::Transport => "transport",
             Self::Tick => "tick",
             Self::Supervisor => "supervisor",
@@ -106,26 +104,9 @@ where
     prepare(kind).start(spawner, place, factory)
 }
 
-/// How many threads a production node gives to its actors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ArbiterCounts {
-    /// Arbiters for group actors, at least 1. More than cores only adds switches.
-    pub shards: usize,
-    /// Arbiters for appliers, at least 1.
-    pub apply_pool: usize,
-}
-
-impl Default for ArbiterCounts {
-    fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { shards: cores, apply_pool: cores.max(2) }
-    }
-}
-
 /// Arbiters on threads of their own. Needs a running actix `System` when it is made.
 pub struct ArbiterSpawner {
     shards: Vec<ArbiterHandle>,
-    apply_pool: Vec<ArbiterHandle>,
     log_writer: ArbiterHandle,
     state_flusher: ArbiterHandle,
     transport: ArbiterHandle,
@@ -135,13 +116,12 @@ pub struct ArbiterSpawner {
 }
 
 impl ArbiterSpawner {
-    /// Starts the threads.
+    /// Starts the threads, `shards` of them for groups: more than cores only adds switches.
     ///
     /// # Panics
-    /// If a count is 0, without a current actix `System`, or if a thread cannot be started.
-    pub fn new(counts: ArbiterCounts) -> Self {
-        assert!(counts.shards > 0, "a node needs a shard");
-        assert!(counts.apply_pool > 0, "a node needs an apply pool");
+    /// If `shards` is 0, without a current actix `System`, or if a thread cannot be started.
+    pub fn new(shards: usize) -> Self {
+        assert!(shards > 0, "a node needs a shard");
         let mut owned = Vec::new();
         let mut arbiter = || {
             let arbiter = Arbiter::new();
@@ -150,8 +130,7 @@ impl ArbiterSpawner {
             handle
         };
         Self {
-            shards: (0..counts.shards).map(|_| arbiter()).collect(),
-            apply_pool: (0..counts.apply_pool).map(|_| arbiter()).collect(),
+            shards: (0..shards).map(|_| arbiter()).collect(),
             log_writer: arbiter(),
             state_flusher: arbiter(),
             transport: arbiter(),
@@ -171,7 +150,6 @@ impl Spawner for ArbiterSpawner {
     fn arbiter(&self, place: Place) -> ArbiterHandle {
         match place {
             Place::Shard(group) => pick(&self.shards, group),
-            Place::ApplyPool(group) => pick(&self.apply_pool, group),
             Place::LogWriter => self.log_writer.clone(),
             Place::StateFlusher => self.state_flusher.clone(),
             Place::Transport => self.transport.clone(),
@@ -181,14 +159,13 @@ impl Spawner for ArbiterSpawner {
     }
 
     fn watched(&self) -> Vec<(&'static str, ArbiterHandle)> {
-        let pools = [("shard", &self.shards), ("apply_pool", &self.apply_pool)];
-        let pooled = pools.into_iter().flat_map(|(name, pool)| pool.iter().map(move |a| (name, a)));
+        let shards = self.shards.iter().map(|shard| ("shard", shard));
         let singles = [
             ("transport", &self.transport),
             ("tick", &self.tick),
             ("supervisor", &self.supervisor),
         ];
-        pooled.chain(singles).map(|(name, arbiter)| (name, arbiter.clone())).collect()
+        shards.chain(singles).map(|(name, arbiter)| (name, arbiter.clone())).collect()
     }
 
     fn stop(&self) {
@@ -274,7 +251,7 @@ mod tests {
     #[test]
     fn places_map_to_threads() {
         System::new().block_on(async {
-            let spawner = ArbiterSpawner::new(ArbiterCounts { shards: 2, apply_pool: 2 });
+            let spawner = ArbiterSpawner::new(2);
             let shard = |n| Place::Shard(GroupId::new(n));
             let one = locate(&spawner, shard(1)).await;
             assert_eq!(one, locate(&spawner, shard(3)).await);

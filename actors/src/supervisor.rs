@@ -260,7 +260,7 @@ impl Supervisor {
         let parts = self.parts.clone();
         start(&*self.parts.spawner, Place::Transport, ActorKind::PeerLink, move |_| {
             let (transport, directory) = (parts.transport.clone(), parts.directory.clone());
-            PeerLink::new((parts.node, peer), transport, directory, parts.clock.clone(), guard)
+            PeerLink::new(peer, transport, directory, guard)
         })
     }
 

@@ -25,11 +25,11 @@ use polyraft_actors::entropy::{Entropy, SeededEntropy};
 use polyraft_actors::group::Read;
 use polyraft_actors::group_life::initial_status;
 use polyraft_actors::guard::{Kill, KillMode};
+use polyraft_actors::link_events::LinkEvents;
 use polyraft_actors::log_writer::{CreateGroup, LogWriterConfig};
 use polyraft_actors::node_parts::{MakeMachine, NodeParts, NodeSettings, OpenLog, Slots};
-use polyraft_actors::peer_link::LinkEvents;
 use polyraft_actors::proposal::UnitReply;
-use polyraft_actors::spawner::{ArbiterCounts, ArbiterSpawner, LocalSpawner, Spawner};
+use polyraft_actors::spawner::{ArbiterSpawner, LocalSpawner, Spawner};
 use polyraft_actors::state_flusher::StateFlusherConfig;
 use polyraft_actors::supervisor::{CreateAndStart, start_supervisor};
 use polyraft_actors::workers::{LocalWorkers, ThreadWorkers, Workers};
@@ -365,12 +365,13 @@ impl MemoryNode {
         }
         // Every life of every node draws numbers of its own.
         let entropy = SeededEntropy::new(options.seed ^ (id.get() << 32) ^ (remains.starts << 48));
-        let transport = transport(id, network, options, &directory, entropy.next_u64());
-        let (spawner, workers) = threads(options.threads);
         let clock: Arc<dyn Clock> = match options.threads {
             Threads::One => Arc::new(VirtualClock::start(1_700_000_000_000)),
             Threads::Own => Arc::new(SystemClock::start()),
         };
+        let events = Arc::new(LinkEvents::new(id, directory.clone(), clock.clone()));
+        let transport = transport(id, network, options, events, entropy.next_u64());
+        let (spawner, workers) = threads(options.threads);
         let parts = Arc::new(NodeParts {
             node: id,
             peers: ids.iter().copied().filter(|peer| *peer != id).collect(),
@@ -557,10 +558,9 @@ fn transport(
     id: NodeId,
     network: &MemoryNetwork,
     options: &MemoryOptions,
-    directory: &Arc<Directory>,
+    events: Arc<LinkEvents>,
     seed: u64,
 ) -> Arc<LossyTransport<MemoryTransport>> {
-    let events = Arc::new(LinkEvents::new(directory.clone()));
     let inner = network.join(id, events, Handle::current());
     let all = options.observe.clone();
     let observe: Arc<ObserveFrame> = Arc::new(move |to, lane, frame| all(id, to, lane, frame));
@@ -570,10 +570,7 @@ fn transport(
 fn threads(threads: Threads) -> (Arc<dyn Spawner>, Arc<dyn Workers>) {
     match threads {
         Threads::One => (Arc::new(LocalSpawner::current()), Arc::new(LocalWorkers::current())),
-        Threads::Own => {
-            let counts = ArbiterCounts { shards: 2, apply_pool: 2 };
-            (Arc::new(ArbiterSpawner::new(counts)), Arc::new(ThreadWorkers::new(16)))
-        }
+        Threads::Own => (Arc::new(ArbiterSpawner::new(2)), Arc::new(ThreadWorkers::new(16))),
     }
 }
 

@@ -27,9 +27,12 @@ const ELECTION: Duration = Duration::from_secs(3);
 /// Longest interval on a machine that others use: far below the stall, which would be seen whole.
 const BUSY: Duration = Duration::from_millis(400);
 
+/// When a frame with heartbeats was sent, from whom to whom.
+type Sent = BTreeMap<(NodeId, NodeId), Vec<Instant>>;
+
 /// When frames with heartbeats left, by sender and receiver.
 #[derive(Clone, Default)]
-struct Beats(Arc<Mutex<BTreeMap<(NodeId, NodeId), Vec<Instant>>>>);
+struct Beats(Arc<Mutex<Sent>>);
 
 impl Beats {
     fn watch(&self, options: MemoryOptions) -> MemoryOptions {

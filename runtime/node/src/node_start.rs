@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use polyraft_actors::applier::ApplierConfig;
-use polyraft_actors::clock::SystemClock;
+use polyraft_actors::clock::{Clock, SystemClock};
 use polyraft_actors::directory::Directory;
 use polyraft_actors::entropy::SeededEntropy;
+use polyraft_actors::link_events::LinkEvents;
 use polyraft_actors::log_writer::LogWriterConfig;
 use polyraft_actors::node_parts::{NodeParts, NodeSettings, OpenLog, Slots};
-use polyraft_actors::peer_link::LinkEvents;
-use polyraft_actors::spawner::{ArbiterCounts, ArbiterSpawner, Spawner};
+use polyraft_actors::spawner::{ArbiterSpawner, Spawner};
 use polyraft_actors::state_flusher::StateFlusherConfig;
 use polyraft_actors::supervisor::start_supervisor;
 use polyraft_actors::workers::{ThreadWorkers, Workers};
@@ -63,6 +63,7 @@ pub(crate) struct Started {
 struct Opened {
     storage: Storage<LmdbTable>,
     directory: Arc<Directory>,
+    clock: Arc<dyn Clock>,
     transport: Arc<QuicTransport>,
     runtime: tokio::runtime::Runtime,
 }
@@ -99,9 +100,13 @@ fn open(config: &NodeConfig, identity: Identity) -> Result<Opened, StartError> {
         .build()
         .map_err(StartError::Thread)?;
     let quic = QuicConfig::new(node, cluster, config.listen(), identity).mtu(mtu(config));
-    let events = Arc::new(LinkEvents::new(directory.clone()));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let events = Arc::new(LinkEvents::new(node, directory.clone(), clock.clone()));
     match QuicTransport::start(quic, events, runtime.handle().clone()) {
-        Ok(transport) => Ok(Opened { storage, directory, transport: Arc::new(transport), runtime }),
+        Ok(transport) => {
+            let transport = Arc::new(transport);
+            Ok(Opened { storage, directory, clock, transport, runtime })
+        }
         Err(error) => {
             // This may run on a caller's runtime, where dropping another one panics.
             runtime.shutdown_background();
@@ -123,11 +128,10 @@ fn run(
     ready: oneshot::Sender<Arc<NodeParts>>,
     stopped: oneshot::Receiver<()>,
 ) {
-    let Opened { storage, directory, transport, runtime } = opened;
+    let Opened { storage, directory, clock, transport, runtime } = opened;
     actix::System::new().block_on(async move {
         let threads = config.threads();
-        let counts = ArbiterCounts { shards: threads.shards(), ..ArbiterCounts::default() };
-        let spawner: Arc<dyn Spawner> = Arc::new(ArbiterSpawner::new(counts));
+        let spawner: Arc<dyn Spawner> = Arc::new(ArbiterSpawner::new(threads.shards()));
         let apply_threads = threads.apply_workers().max(APPLY_THREADS_MIN);
         let workers: Arc<dyn Workers> = Arc::new(ThreadWorkers::new(apply_threads));
         let parts = Arc::new(NodeParts {
@@ -142,7 +146,7 @@ fn run(
             settings: settings(config),
             spawner: spawner.clone(),
             workers: workers.clone(),
-            clock: Arc::new(SystemClock::start()),
+            clock,
             entropy: Arc::new(SeededEntropy::new(rand::random())),
             directory,
             transport,

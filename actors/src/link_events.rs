@@ -1,0 +1,177 @@
+//! Link events: what arrives from peers, to the actors concerned.
+//!
+//! ```text
+//! Transport ─frame→ decode ─→ PeerMessages → Group
+//!              │           └→ Forwarded, ForwardOutcome → Batcher
+//!              └ writable, connected, disconnected → PeerLink
+//! ```
+//!
+//! This is no actor: it runs on the transport's threads, so that a message reaches its group without
+//! a stop on the way. It keeps no state but when heartbeats were last seen.
+//!
+//! Promise: order within (peer, group, lane) is kept. A group whose mailbox is full loses messages,
+//! as a network may, and Raft repeats them; a proposal that finds its batcher full is answered.
+//! Not here: who the sender is (`polyraft-transport` has authenticated it), and whether a message is
+//! acceptable (`polyraft_core::validate`).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use polyraft_core::error::ProposeError;
+use polyraft_core::ids::{GroupId, NodeId};
+use polyraft_core::message::{Body, Envelope, Forward, ForwardReply};
+use polyraft_core::ports::{Lane, TransportEvents};
+use polyraft_core::time::Moment;
+use polyraft_core::wire;
+
+use crate::batcher::{ForwardOutcome, Forwarded};
+use crate::clock::Clock;
+use crate::directory::{Directory, GroupAddrs};
+use crate::group::PeerMessages;
+use crate::mailbox::{ActorKind, Offer, deliver_fact, offer};
+use crate::peer_link::{Connection, SendEnvelopes, Writable};
+
+/// Receives what the transport has for this node.
+pub struct LinkEvents {
+    node: NodeId,
+    directory: Arc<Directory>,
+    clock: Arc<dyn Clock>,
+    heartbeats_seen: Mutex<BTreeMap<NodeId, Moment>>,
+}
+
+impl LinkEvents {
+    /// Events of `node`, for the groups and links in `directory`.
+    pub fn new(node: NodeId, directory: Arc<Directory>, clock: Arc<dyn Clock>) -> Self {
+        Self { node, directory, clock, heartbeats_seen: Mutex::default() }
+    }
+
+    fn receive(&self, from: NodeId, frame: Bytes) {
+        let envelopes = match wire::decode_frame(frame, self.node) {
+            Ok(envelopes) => envelopes,
+            Err(error) => {
+                metrics::counter!("polyraft_link_refused_frames_total").increment(1);
+                tracing::warn!(peer = %from, %error, "frame refused");
+                return;
+            }
+        };
+        self.observe_heartbeats(from, &envelopes);
+        let mut raft: BTreeMap<GroupId, Vec<Envelope>> = BTreeMap::new();
+        let mut answers = Vec::new();
+        for envelope in envelopes {
+            match envelope.body {
+                Body::Raft(_) => raft.entry(envelope.group).or_default().push(envelope),
+                _ => answers.extend(self.deliver_request(from, envelope)),
+            }
+        }
+        for (group, envelopes) in raft {
+            answers.extend(self.deliver(from, group, envelopes));
+        }
+        self.answer(from, answers);
+    }
+
+    /// Hands Raft messages to their group, or says that there is no such group here.
+    fn deliver(&self, from: NodeId, group: GroupId, envelopes: Vec<Envelope>) -> Option<Envelope> {
+        let Some(cell) = self.directory.group(group) else {
+            return envelopes.first().map(|first| reply(first, from, Body::UnknownGroup));
+        };
+        let addrs = cell.addrs()?; // Restarting: Raft repeats what was sent.
+        let _ = offer(&addrs.group, ActorKind::Group, PeerMessages { from, envelopes });
+        None
+    }
+
+    fn deliver_request(&self, from: NodeId, envelope: Envelope) -> Option<Envelope> {
+        let Some(cell) = self.directory.group(envelope.group) else {
+            let asked = !matches!(envelope.body, Body::UnknownGroup);
+            return asked.then(|| reply(&envelope, from, Body::UnknownGroup));
+        };
+        let addrs = cell.addrs()?;
+        match &envelope.body {
+            Body::Forward(forward) => self.deliver_forward(from, &addrs, &envelope, forward),
+            Body::ForwardReply(ForwardReply { request_id, results }) => {
+                for outcome in results.iter().cloned() {
+                    let message = ForwardOutcome { request_id: *request_id, outcome };
+                    let _ = offer(&addrs.batcher, ActorKind::Batcher, message);
+                }
+                None
+            }
+            Body::UnknownGroup => {
+                metrics::counter!("polyraft_link_unknown_group_total").increment(1);
+                tracing::debug!(peer = %from, group = %envelope.group, "peer lacks the group");
+                None
+            }
+            Body::Raft(_) => unreachable!("Raft messages go through `deliver`"),
+        }
+    }
+
+    /// Hands a proposal to its batcher; one that has no room says so, since nothing was proposed.
+    fn deliver_forward(
+        &self,
+        from: NodeId,
+        addrs: &GroupAddrs,
+        envelope: &Envelope,
+        forward: &Forward,
+    ) -> Option<Envelope> {
+        let message = Forwarded { peer: from, from: envelope.from, forward: forward.clone() };
+        if offer(&addrs.batcher, ActorKind::Batcher, message) == Offer::Queued {
+            return None;
+        }
+        let what = "the leader's batcher";
+        let refused = Err(ProposeError::Overloaded { group: envelope.group, what });
+        let results = vec![refused; forward.units.len()];
+        let body = ForwardReply { request_id: forward.request_id, results };
+        Some(reply(envelope, from, Body::ForwardReply(body)))
+    }
+
+    fn answer(&self, to: NodeId, envelopes: Vec<Envelope>) {
+        if let Some(link) = self.directory.link(to).filter(|_| !envelopes.is_empty()) {
+            let _ = offer(&link, ActorKind::PeerLink, SendEnvelopes { envelopes });
+        }
+    }
+
+    /// The interval at which a peer's heartbeats arrive, for all its groups together.
+    fn observe_heartbeats(&self, from: NodeId, envelopes: &[Envelope]) {
+        let beats = envelopes.iter().any(|envelope| match &envelope.body {
+            Body::Raft(message) => message.is_plain_heartbeat(),
+            _ => false,
+        });
+        if beats {
+            let now = self.clock.now();
+            let mut seen = self.heartbeats_seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(before) = seen.insert(from, now) {
+                metrics::histogram!("polyraft_heartbeat_interval_seconds")
+                    .record(now.since(before));
+            }
+        }
+    }
+}
+
+/// An envelope back to the sender of `about`.
+fn reply(about: &Envelope, to_node: NodeId, body: Body) -> Envelope {
+    Envelope { group: about.group, from: about.to, to: about.from, to_node, body }
+}
+
+impl TransportEvents for LinkEvents {
+    fn on_frame(&self, from: NodeId, _: Lane, frame: Bytes) -> Result<(), Bytes> {
+        self.receive(from, frame);
+        Ok(())
+    }
+
+    fn on_writable(&self, peer: NodeId, lane: Lane) {
+        if let Some(link) = self.directory.link(peer) {
+            deliver_fact(&link, Writable(lane));
+        }
+    }
+
+    fn on_connected(&self, peer: NodeId) {
+        if let Some(link) = self.directory.link(peer) {
+            deliver_fact(&link, Connection { up: true });
+        }
+    }
+
+    fn on_disconnected(&self, peer: NodeId) {
+        if let Some(link) = self.directory.link(peer) {
+            deliver_fact(&link, Connection { up: false });
+        }
+    }
+}
