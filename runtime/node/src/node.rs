@@ -8,6 +8,7 @@
 //!
 //! Only this file picks adapters: LMDB for the ports of storage, QUIC for the transport's.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -41,8 +42,8 @@ const FIRST_REPLICA_ID: u64 = 101;
 const GROUP_NAME_BYTES_MAX: usize = 255;
 /// Longest that a stopping node waits for other nodes to take its leaderships over.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
-/// How often a stopping node looks whether it may go on.
-const STOP_POLL: Duration = Duration::from_millis(10);
+/// How long a stopping node gives them between two looks.
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(200);
 
 /// A running node. A cheap clone. [`Node::stop`] ends it in good order; dropping the last clone ends
 /// it abruptly, as a crash would: nothing acknowledged is lost, and callers get `Unknown`.
@@ -268,35 +269,36 @@ impl Node {
         Ok(Admitted::New(cell, Box::new(append)))
     }
 
-    /// Asks connected members to take over what this node leads, and waits a while for them.
+    /// Asks connected members to take over what this node leads, each group once: nodes that stop
+    /// together would otherwise pass leaderships to and fro. Waits a while for the outcome.
     async fn hand_over(&self) {
         let until = tokio::time::Instant::now() + HAND_OVER_MAX;
+        let mut asked = BTreeSet::new();
         while tokio::time::Instant::now() < until {
-            let led: Vec<_> =
-                self.groups().into_iter().filter(|g| g.status().role == Role::Leader).collect();
-            let connected: Vec<NodeId> = self
-                .inner
-                .transport
-                .link_status()
-                .into_iter()
-                .filter(|link| link.connected)
-                .map(|link| link.peer)
-                .collect();
-            let mut asked = false;
+            let mut led = self.groups();
+            led.retain(|group| group.status().role == Role::Leader);
+            let links = self.inner.transport.link_status().into_iter();
+            let heirs: Vec<NodeId> = links.filter(|l| l.connected).map(|l| l.peer).collect();
+            let mut waits = false;
             for (at, group) in led.iter().enumerate() {
-                let status = group.status();
-                let mut heirs = status.configuration.members.iter().map(|m| m.node);
-                let len = connected.len().max(1);
-                let preferred = connected.get(at % len).filter(|n| heirs.clone().any(|h| h == **n));
-                let heir = preferred.copied().or_else(|| heirs.find(|n| connected.contains(n)));
-                asked |= heir.is_some_and(|heir| group.transfer_leader(heir));
+                let is_new = asked.insert(group.id());
+                waits |= is_new && hand_over_group(group, &heirs, at);
             }
-            if !asked {
+            if !waits {
                 return;
             }
-            tokio::time::sleep(STOP_POLL * 10).await;
+            tokio::time::sleep(HAND_OVER_PAUSE).await;
         }
     }
+}
+
+/// Asks one of the connected members, another one for each `at`; false if there is none.
+fn hand_over_group(group: &GroupHandle, connected: &[NodeId], at: usize) -> bool {
+    let members = group.status().configuration.members.clone();
+    let is_member = |node: &&NodeId| members.iter().any(|member| member.node == **node);
+    let heirs: Vec<&NodeId> = connected.iter().filter(is_member).collect();
+    let heir = heirs.get(at % heirs.len().max(1));
+    heir.is_some_and(|heir| group.transfer_leader(**heir))
 }
 
 /// What becomes of a request to create a group.

@@ -44,7 +44,7 @@ const APPLY_BACKLOG_BYTES_MAX: usize = 32 << 20;
 /// How often applied state is made durable.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 /// Threads of the transport.
-const QUIC_THREADS: usize = 2;
+const QUIC_THREADS: usize = 1;
 /// Threads on which state machines may block, beyond the configured ones that compute.
 const APPLY_THREADS_MIN: usize = 16;
 
