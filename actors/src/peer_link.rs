@@ -147,7 +147,7 @@ impl PeerLink {
         match self.transport.try_send(self.peer, lane, frame.clone()) {
             Ok(()) => {
                 self.connected = true;
-                metrics::counter!("polyraft_link_frames_total", "lane" => lane_name(lane))
+                metrics::counter!("polyraft_link_frames_total", "lane" => lane.as_str())
                     .increment(1);
                 metrics::histogram!("polyraft_link_frame_bytes").record(bytes as f64);
             }
@@ -178,15 +178,6 @@ impl PeerLink {
                 visit(&addrs);
             }
         }
-    }
-}
-
-/// A lane's name as a metrics label.
-fn lane_name(lane: Lane) -> &'static str {
-    match lane {
-        Lane::Control => "control",
-        Lane::Append => "append",
-        Lane::Request => "request",
     }
 }
 

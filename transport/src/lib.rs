@@ -1,7 +1,7 @@
 //! polyraft's transports: QUIC between processes, memory within one.
 //!
 //! ```text
-//! PeerLink ─try_send→ [lane queue] ─writer→ stream ⇄ stream ─reader→ on_frame → PeerLink
+//! PeerLink ─try_send→ [lane queue] ─writer→ stream ⇄ stream ─reader→ on_frame → groups
 //! ```
 //!
 //! Both adapters implement [`polyraft_core::ports::Transport`] and pass one contract suite

@@ -261,6 +261,15 @@ pub enum Lane {
 impl Lane {
     /// Every lane, in order of service.
     pub const ALL: [Self; 3] = [Self::Control, Self::Append, Self::Request];
+
+    /// Its name in messages, logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Append => "append",
+            Self::Request => "request",
+        }
+    }
 }
 
 /// Where a node listens. `host` is re-resolved on every dial.
@@ -366,10 +375,6 @@ pub struct LinkTraffic {
 
 impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Control => "control",
-            Self::Append => "append",
-            Self::Request => "request",
-        })
+        f.write_str(self.as_str())
     }
 }
