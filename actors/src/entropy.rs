@@ -6,6 +6,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use polyraft_core::split_mix::{self, STEP};
+
 /// Uniform random numbers, per node.
 pub trait Entropy: Send + Sync + 'static {
     /// The next number, uniform over all of `u64`.
@@ -18,9 +20,6 @@ pub struct SeededEntropy {
     state: AtomicU64,
 }
 
-/// SplitMix64's odd increment: the golden ratio in 64 bits.
-const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
-
 impl SeededEntropy {
     /// A generator from `seed`; any value is fine.
     pub fn new(seed: u64) -> Self {
@@ -30,10 +29,7 @@ impl SeededEntropy {
 
 impl Entropy for SeededEntropy {
     fn next_u64(&self) -> u64 {
-        let mut z = self.state.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        split_mix::mix(self.state.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP))
     }
 }
 

@@ -13,6 +13,7 @@ pub mod one_vote;
 pub mod state_machine_safety;
 
 use polyraft_core::entry::{EntryKind, LogEntry};
+use polyraft_core::split_mix;
 
 /// A rule that was broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,10 +33,7 @@ impl Violation {
 
 /// Mixes `value` into `hash`: the finalizer of SplitMix64.
 pub fn mix(hash: u64, value: u64) -> u64 {
-    let mut z = (hash ^ value).wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
+    split_mix::mix((hash ^ value).wrapping_add(split_mix::STEP))
 }
 
 /// The hash of a log up to and including `entry`, from that of the log before it.

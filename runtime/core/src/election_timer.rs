@@ -4,6 +4,8 @@
 //! before and after every tick (DESIGN §3, rule 9). A new timeout is drawn for every campaign.
 //! Source: SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators").
 
+use crate::split_mix;
+
 /// Draws election timeouts in `(base, 2 × base)` ticks: a wait of k ticks may last only k − 1 of them.
 #[derive(Debug)]
 pub struct ElectionTimer {
@@ -33,12 +35,9 @@ impl ElectionTimer {
 
     /// Draws a new timeout: a campaign in the same term and role has failed.
     pub fn draw(&mut self) {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^= z >> 31;
-        let ticks = self.base_ticks + 1 + z % (self.base_ticks - 1);
+        self.state = self.state.wrapping_add(split_mix::STEP);
+        let drawn = split_mix::mix(self.state);
+        let ticks = self.base_ticks + 1 + drawn % (self.base_ticks - 1);
         self.current = usize::try_from(ticks).expect("a timeout in ticks fits in memory");
     }
 }

@@ -25,6 +25,7 @@ pub mod propose_batcher;
 pub mod raft_bridge;
 pub mod read_queue;
 pub mod replica;
+pub mod split_mix;
 pub mod state_machine;
 pub mod status;
 pub mod time;

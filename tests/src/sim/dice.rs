@@ -1,5 +1,7 @@
 //! Randomness from a seed: SplitMix64.
 
+use polyraft_core::split_mix;
+
 /// A source of random numbers that replays.
 #[derive(Debug, Clone)]
 pub struct Dice {
@@ -14,11 +16,8 @@ impl Dice {
 
     /// Any number.
     pub fn number(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        self.state = self.state.wrapping_add(split_mix::STEP);
+        split_mix::mix(self.state)
     }
 
     /// A number below `end`, which is not 0.
