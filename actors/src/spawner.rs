@@ -8,11 +8,13 @@
 //! flusher) is alone, groups are spread over shards by id, and the tick shares with nobody. Under
 //! the simulator every place is the one current arbiter.
 
+use std::io;
 use std::sync::Mutex;
 
 use actix::dev::channel::{self, AddressReceiver};
 use actix::prelude::*;
 use polyraft_core::ids::GroupId;
+use tokio::runtime::{Builder, Handle};
 
 use crate::mailbox::{ActorKind, capacity};
 
@@ -24,7 +26,8 @@ pub enum Place {
     Shard(GroupId),
     /// The log writer's own thread; it blocks in every commit.
     LogWriter,
-    /// The peer links.
+    /// The peer links, and on the same thread the transport's own tasks: what a link sends reaches
+    /// its connection without a thread switch.
     Transport,
     /// The node's timer.
     Tick,
@@ -110,6 +113,7 @@ pub struct ArbiterSpawner {
     log_writer: ArbiterHandle,
     state_flusher: ArbiterHandle,
     transport: ArbiterHandle,
+    transport_runtime: Handle,
     tick: ArbiterHandle,
     supervisor: ArbiterHandle,
     owned: Mutex<Vec<Arbiter>>,
@@ -118,26 +122,38 @@ pub struct ArbiterSpawner {
 impl ArbiterSpawner {
     /// Starts the threads, `shards` of them for groups: more than cores only adds switches.
     ///
+    /// # Errors
+    /// The runtime that the links share with the transport cannot be made.
+    ///
     /// # Panics
     /// If `shards` is 0, without a current actix `System`, or if a thread cannot be started.
-    pub fn new(shards: usize) -> Self {
+    pub fn new(shards: usize) -> io::Result<Self> {
         assert!(shards > 0, "a node needs a shard");
-        let mut owned = Vec::new();
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let transport_runtime = runtime.handle().clone();
+        let mut owned = vec![Arbiter::with_tokio_rt(move || runtime)];
+        let transport = owned[0].handle();
         let mut arbiter = || {
             let arbiter = Arbiter::new();
             let handle = arbiter.handle();
             owned.push(arbiter);
             handle
         };
-        Self {
+        Ok(Self {
             shards: (0..shards).map(|_| arbiter()).collect(),
             log_writer: arbiter(),
             state_flusher: arbiter(),
-            transport: arbiter(),
+            transport,
+            transport_runtime,
             tick: arbiter(),
             supervisor: arbiter(),
             owned: Mutex::new(owned),
-        }
+        })
+    }
+
+    /// The runtime on the links' thread, for the transport's tasks. It ends with `stop`.
+    pub fn transport_runtime(&self) -> &Handle {
+        &self.transport_runtime
     }
 }
 
@@ -251,7 +267,7 @@ mod tests {
     #[test]
     fn places_map_to_threads() {
         System::new().block_on(async {
-            let spawner = ArbiterSpawner::new(2);
+            let spawner = ArbiterSpawner::new(2).expect("a runtime");
             let shard = |n| Place::Shard(GroupId::new(n));
             let one = locate(&spawner, shard(1)).await;
             assert_eq!(one, locate(&spawner, shard(3)).await);

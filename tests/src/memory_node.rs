@@ -570,7 +570,9 @@ fn transport(
 fn threads(threads: Threads) -> (Arc<dyn Spawner>, Arc<dyn Workers>) {
     match threads {
         Threads::One => (Arc::new(LocalSpawner::current()), Arc::new(LocalWorkers::current())),
-        Threads::Own => (Arc::new(ArbiterSpawner::new(2)), Arc::new(ThreadWorkers::new(16))),
+        Threads::Own => {
+            (Arc::new(ArbiterSpawner::new(2).expect("a runtime")), Arc::new(ThreadWorkers::new(16)))
+        }
     }
 }
 

@@ -83,6 +83,7 @@ pub struct Replica<W, R> {
     persisted: ReadyNumber,
     configured: ReadyNumber,
     promised: ReadyNumber,
+    announced: LogIndex,
     saved_hard_state: HardState,
     strangers: VecDeque<Member>,
     seen: (Role, Term, Option<NodeId>),
@@ -145,6 +146,7 @@ impl<W, R> Replica<W, R> {
             persisted: ReadyNumber::default(),
             configured: ReadyNumber::default(),
             promised: ReadyNumber::default(),
+            announced: LogIndex::ZERO,
             saved_hard_state: restored.hard_state,
             strangers: VecDeque::new(),
             seen: (Role::Follower, restored.hard_state.term, None),
@@ -360,6 +362,21 @@ impl<W, R> Replica<W, R> {
         self.pin_election_timeout();
     }
 
+    /// The commit index of this leader, if its followers have not been sent it. It goes out with the
+    /// next append; where none follows, the shell asks for it after a while.
+    pub fn unannounced(&self) -> Option<LogIndex> {
+        let commit = LogIndex::new(self.raft.raft.raft_log.committed);
+        (self.raft.raft.state == StateRole::Leader && commit > self.announced).then_some(commit)
+    }
+
+    /// Sends the commit index to the followers, unless they were sent `upto` or a later one already.
+    pub fn announce_commit(&mut self, upto: LogIndex) {
+        if self.announced < upto && self.unannounced().is_some() {
+            self.raft.raft.bcast_append();
+            self.announced = LogIndex::new(self.raft.raft.raft_log.committed);
+        }
+    }
+
     /// Everything that followed from the inputs since the last call.
     pub fn take_output(&mut self) -> Output<W, R> {
         loop {
@@ -449,7 +466,9 @@ impl<W, R> Replica<W, R> {
         let mut message = Message { from: self.id.get(), ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
         message.set_entries(vec![entry].into());
-        self.raft.raft.step(message)
+        self.raft.raft.step(message)?;
+        self.announced = LogIndex::new(self.raft.raft.raft_log.committed);
+        Ok(())
     }
 
     /// Reads go to raft-rs only when it will not drop them: a leader first commits in its own term
@@ -648,6 +667,7 @@ fn raft_config(config: &ReplicaConfig, id: ReplicaId, applied: LogIndex) -> Conf
         pre_vote: true,
         read_only_option: ReadOnlyOption::Safe,
         batch_append: true,
+        skip_bcast_commit: true, // See `Replica::unannounced`.
         max_uncommitted_size: limits::UNCOMMITTED_BYTES_MAX as u64,
         max_committed_size_per_ready: limits::COMMITTED_BYTES_PER_READY_MAX as u64,
         ..Config::default()
