@@ -14,6 +14,9 @@ pub const FRAME_BYTES_TARGET: usize = 256 << 10;
 pub const APPEND_BYTES_MAX: usize = 1 << 20;
 /// Append messages in flight to one follower (RF-6).
 pub const APPEND_INFLIGHT_MAX: usize = 256;
+/// Entries under way to one follower, in bytes; the append that crosses it still goes (RF-6). More
+/// than 80 ms of a gigabit link, and half of what an outbox holds for all groups of a peer.
+pub const APPEND_INFLIGHT_BYTES_MAX: usize = 32 << 20;
 /// Entries that a leader may hold uncommitted, in bytes (RF-6).
 pub const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
 /// Committed entries handed to the applier by one ready, in bytes.
@@ -29,5 +32,6 @@ pub const STATE_VALUE_BYTES_MAX: usize = 16 << 20;
 const _: () = assert!(ENTRY_BYTES_MAX < FRAME_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_TARGET < FRAME_BYTES_MAX);
 const _: () = assert!(APPEND_BYTES_MAX + ENTRY_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(APPEND_INFLIGHT_BYTES_MAX >= APPEND_BYTES_MAX + ENTRY_BYTES_MAX);
 const _: () = assert!(UNCOMMITTED_BYTES_MAX >= APPEND_BYTES_MAX + ENTRY_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX <= STATE_VALUE_BYTES_MAX);

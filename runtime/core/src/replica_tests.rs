@@ -22,7 +22,8 @@ fn config() -> ReplicaConfig {
         tail_bytes_max: 1 << 20,
         apply_in_flight_bytes_max: 1 << 20,
         apply_backlog_bytes_max: 1 << 20,
-        retention: Retention { keep_entries: 0, step_entries: 1 },
+        append_in_flight_bytes_max: 32 << 20,
+        retention: Retention { keep_entries: 0, keep_bytes: 1 << 20, step_entries: 1 },
         stands_first: false,
     }
 }
