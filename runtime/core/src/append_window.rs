@@ -84,12 +84,10 @@ impl AppendWindows {
     /// An entry of `bytes` data is about to be proposed, and sent to whoever has room.
     pub(crate) fn proposing(&mut self, raft: &mut Raft<LogTail>, bytes: usize) {
         let own = raft.id;
-        for (&id, progress) in raft.mut_prs().iter_mut() {
-            let is_replicating = id != own && progress.state == ProgressState::Replicate;
+        for (&id, progress) in raft.mut_prs().iter_mut().filter(|(id, _)| **id != own) {
             let window = self.windows.entry(id).or_default();
-            let under_way = window.bytes + self.untaken_bytes;
-            let is_full = under_way > 0 && under_way + bytes > self.bytes_max;
-            if is_replicating && is_full && !window.is_paced {
+            let is_full = window.bytes + self.untaken_bytes >= self.bytes_max;
+            if is_full && !window.is_paced && progress.state == ProgressState::Replicate {
                 window.pace(progress, progress.ins.count());
             }
         }
@@ -154,8 +152,11 @@ impl AppendWindows {
     }
 
     /// Lets one more message go to every paced follower that has room, and ends the pacing of those
-    /// that have no backlog.
+    /// that have no backlog. While messages wait to be taken nobody's room is known.
     pub(crate) fn fill(&mut self, raft: &mut Raft<LogTail>) {
+        if !raft.msgs.is_empty() {
+            return;
+        }
         let last = raft.raft_log.last_index();
         let leads = raft.state == StateRole::Leader;
         let bytes_max = self.bytes_max;
