@@ -55,6 +55,8 @@ pub struct NodeSettings {
     pub apply_in_flight_bytes_max: usize,
     /// Committed and unapplied bytes beyond which a group refuses proposals.
     pub apply_backlog_bytes_max: usize,
+    /// See [`polyraft_core::replica::ReplicaConfig`].
+    pub append_in_flight_bytes_max: usize,
     /// The applier's slices and buffer.
     pub applier: ApplierConfig,
     /// The log writer's batches.

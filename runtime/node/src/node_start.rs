@@ -21,6 +21,7 @@ use polyraft_actors::workers::{ThreadWorkers, Workers};
 use polyraft_core::batch_config::BatchConfig;
 use polyraft_core::compaction::Retention;
 use polyraft_core::ids::{GroupId, NodeId};
+use polyraft_core::limits::APPEND_INFLIGHT_BYTES_MAX;
 use polyraft_core::ports::{LogStore, Transport};
 use polyraft_core::state_machine::StateMachine;
 use polyraft_storage::journal::{Journal, JournalOptions};
@@ -208,11 +209,13 @@ fn settings(config: &NodeConfig) -> NodeSettings {
         read_deadline: limits.proposal_deadline,
         retention: Retention {
             keep_entries: limits.catch_up_entries,
+            keep_bytes: limits.catch_up_bytes,
             step_entries: (limits.catch_up_entries / 4).max(1),
         },
         tail_bytes_max: TAIL_BYTES_MAX,
         apply_in_flight_bytes_max: APPLY_IN_FLIGHT_BYTES_MAX,
         apply_backlog_bytes_max: APPLY_BACKLOG_BYTES_MAX,
+        append_in_flight_bytes_max: APPEND_INFLIGHT_BYTES_MAX,
         applier: ApplierConfig::default(),
         log_writer: LogWriterConfig::default(),
         state_flusher: StateFlusherConfig::default(),
