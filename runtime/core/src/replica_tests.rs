@@ -345,6 +345,8 @@ fn without_voters_there_is_no_replica() {
     assert!(TestReplica::new(config(), restored, LogIndex::ZERO).is_err());
 }
 
+#[path = "replica_announce_tests.rs"]
+mod announcements;
 #[path = "replica_conf_tests.rs"]
 mod configurations;
 #[path = "replica_read_tests.rs"]
