@@ -22,7 +22,7 @@ use polyraft_actors::workers::{ThreadWorkers, Workers};
 use polyraft_core::batch_config::BatchConfig;
 use polyraft_core::compaction::Retention;
 use polyraft_core::ids::GroupId;
-use polyraft_core::ports::LogStore;
+use polyraft_core::outbox::OutboxLimits;
 use polyraft_core::state_machine::StateMachine;
 use polyraft_storage::journal::{Journal, JournalOptions};
 use polyraft_storage::lmdb::{LmdbOptions, LmdbTable};
@@ -34,6 +34,7 @@ use crate::config::NodeConfig;
 use crate::config_cluster::GroupSpec;
 use crate::node::Running;
 use crate::node_error::StartError;
+use crate::seams::{Seams, WrapLog};
 
 /// Applied entries kept in memory for followers that lag, per group.
 const TAIL_BYTES_MAX: usize = 4 << 20;
@@ -72,6 +73,7 @@ pub(crate) async fn start(
     config: &NodeConfig,
     identity: Identity,
     machine: Machine,
+    seams: Seams,
 ) -> Result<Started, StartError> {
     let opened = open(config, identity)?;
     let transport = opened.transport.clone();
@@ -81,7 +83,7 @@ pub(crate) async fn start(
     let config = config.clone();
     let thread = std::thread::Builder::new()
         .name("polyraft-node".to_owned())
-        .spawn(move || run(&config, opened, machine, ready, stopped))
+        .spawn(move || run(&config, opened, (machine, seams), ready, stopped))
         .map_err(StartError::Thread)?;
     let parts = started.await.map_err(|_| StartError::Ended)?;
     Ok(Started { parts, transport, tables, running: Running { stop, thread } })
@@ -124,7 +126,7 @@ fn mtu(config: &NodeConfig) -> Mtu {
 fn run(
     config: &NodeConfig,
     opened: Opened,
-    machine: Machine,
+    (machine, seams): (Machine, Seams),
     ready: oneshot::Sender<Arc<NodeParts>>,
     stopped: oneshot::Receiver<()>,
 ) {
@@ -134,6 +136,8 @@ fn run(
         let spawner: Arc<dyn Spawner> = Arc::new(ArbiterSpawner::new(threads.shards()));
         let apply_threads = threads.apply_workers().max(APPLY_THREADS_MIN);
         let workers: Arc<dyn Workers> = Arc::new(ThreadWorkers::new(apply_threads));
+        let mut settings = settings(config);
+        (seams.settings)(&mut settings);
         let parts = Arc::new(NodeParts {
             node: config.node_id(),
             peers: config
@@ -143,7 +147,7 @@ fn run(
                 .map(|peer| peer.node)
                 .filter(|node| *node != config.node_id())
                 .collect(),
-            settings: settings(config),
+            settings,
             spawner: spawner.clone(),
             workers: workers.clone(),
             clock,
@@ -151,7 +155,7 @@ fn run(
             directory,
             transport,
             state: storage.state.clone(),
-            open_log: open_log(storage.journal, storage_options(config).journal),
+            open_log: open_log(storage.journal, storage_options(config).journal, seams.log),
             machine: Box::new(move |group: GroupId, name: &str| {
                 machine(&GroupSpec::new(group, name))
             }),
@@ -176,14 +180,18 @@ fn run(
 }
 
 /// The journal that is open already, once; afterwards a new one over the same environment.
-fn open_log(journal: Journal<LmdbTable>, options: JournalOptions) -> Box<OpenLog> {
+fn open_log(
+    journal: Journal<LmdbTable>,
+    options: JournalOptions,
+    wrap: Arc<WrapLog>,
+) -> Box<OpenLog> {
     let table = journal.table().clone();
     let first = Mutex::new(Some(journal));
     Box::new(move || {
         if let Some(journal) = first.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Ok(Box::new(journal) as Box<dyn LogStore>);
+            return Ok(wrap(Box::new(journal)));
         }
-        Ok(Box::new(Journal::open(table.clone(), options.clone())?) as Box<dyn LogStore>)
+        Ok(wrap(Box::new(Journal::open(table.clone(), options.clone())?)))
     })
 }
 
@@ -229,6 +237,7 @@ fn settings(config: &NodeConfig) -> NodeSettings {
         tail_bytes_max: TAIL_BYTES_MAX,
         apply_in_flight_bytes_max: APPLY_IN_FLIGHT_BYTES_MAX,
         apply_backlog_bytes_max: APPLY_BACKLOG_BYTES_MAX,
+        outbox: OutboxLimits::default(),
         applier: ApplierConfig::default(),
         log_writer: LogWriterConfig::default(),
         state_flusher: StateFlusherConfig::default(),
