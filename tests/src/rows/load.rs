@@ -61,7 +61,6 @@ pub struct Tally {
 impl OpenLoad {
     /// Offers to `groups`, in turn, for `time`; then waits for every answer.
     pub async fn offer(self, groups: &[GroupHandle], time: Duration) -> Tally {
-        let batch = vec![weight(self.record_bytes); self.batch as usize];
         let mut tally = Tally::default();
         let permits = Arc::new(Semaphore::new(OUTSTANDING_MAX));
         let (mut calls, mut groups) = (JoinSet::new(), groups.iter().cycle());
@@ -74,7 +73,7 @@ impl OpenLoad {
                 tally.offered += self.batch;
                 let group = groups.next().expect("a load has groups").clone();
                 match permits.clone().try_acquire_owned() {
-                    Ok(permit) => drop(calls.spawn(call(group, batch.clone(), permit))),
+                    Ok(permit) => drop(calls.spawn(call(group, self.commands(), permit))),
                     Err(_) => tally.shed += self.batch,
                 }
             }
@@ -87,6 +86,13 @@ impl OpenLoad {
             tally.add(self.batch, answer.expect("a caller never panics"));
         }
         tally
+    }
+}
+
+impl OpenLoad {
+    /// One call's commands, each with memory of its own: shared ones would cost a queue nothing.
+    fn commands(self) -> Vec<Bytes> {
+        (0..self.batch).map(|_| weight(self.record_bytes)).collect()
     }
 }
 
