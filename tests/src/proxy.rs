@@ -148,3 +148,21 @@ async fn backward(back: Arc<UdpSocket>, front: Arc<UdpSocket>, to: SocketAddr, c
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_of_each_thousand_are_lost_and_counted() {
+        let cut = Cut::default();
+        assert!((0..1_000).all(|_| cut.passes()));
+        cut.lose(100);
+        let passed = (0..10_000).filter(|_| cut.passes()).count() as u64;
+        assert!((8_800..9_200).contains(&passed), "{passed} of 10,000");
+        assert_eq!((cut.passed(), cut.swallowed()), (1_000 + passed, 10_000 - passed));
+        cut.lose(0);
+        cut.set(true);
+        assert!(!cut.passes(), "a cut is a cut without any loss");
+    }
+}
