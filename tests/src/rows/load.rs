@@ -1,4 +1,4 @@
-//! Load: records offered at a fixed rate, whatever becomes of them.
+//! Load: records offered at a fixed rate, whatever becomes of them; and a watch for elections.
 //!
 //! ```text
 //! clock ─→ batches that are due ─propose_batch→ groups     none waits for an earlier one's answer

@@ -92,6 +92,7 @@ pub async fn rt_2(plan: Plan) -> Report {
         serve(&mut report, &group, &bench).await;
     }
     drop(rogue);
+    bench.open_gate(); // A node that stops waits for a machine that is at work.
     cluster.stop_all().await;
     report
 }
