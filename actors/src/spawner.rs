@@ -5,8 +5,9 @@
 //! ```
 //!
 //! In production each [`Place`] maps to threads by its needs: what blocks (log writer, state
-//! flusher) is alone, groups are spread over shards by id, and the tick shares with nobody. Under
-//! the simulator every place is the one current arbiter.
+//! flusher) is alone, groups are spread over shards by id, and the tick shares with nobody; where the
+//! system allows it, the tick's thread goes before the others when all cores are busy. Under the
+//! simulator every place is the one current arbiter.
 
 use std::io;
 use std::sync::Mutex;
@@ -139,7 +140,7 @@ impl ArbiterSpawner {
             owned.push(arbiter);
             handle
         };
-        Ok(Self {
+        let spawner = Self {
             shards: (0..shards).map(|_| arbiter()).collect(),
             log_writer: arbiter(),
             state_flusher: arbiter(),
@@ -148,12 +149,28 @@ impl ArbiterSpawner {
             tick: arbiter(),
             supervisor: arbiter(),
             owned: Mutex::new(owned),
-        })
+        };
+        spawner.tick.spawn_fn(go_first);
+        Ok(spawner)
     }
 
     /// The runtime on the links' thread, for the transport's tasks. It ends with `stop`.
     pub fn transport_runtime(&self) -> &Handle {
         &self.transport_runtime
+    }
+}
+
+/// Niceness of the tick's thread, relative to the others: it runs for microseconds at a time, and a
+/// late tick delays every group's heartbeats (TK-1).
+#[cfg(target_os = "linux")]
+const TICK_NICE: i32 = -10;
+
+/// Raises the current thread's priority, where the process may (`CAP_SYS_NICE`, `LimitNICE=`).
+/// Elsewhere than on Linux, niceness is a process's and not a thread's.
+fn go_first() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(TICK_NICE) {
+        tracing::debug!(%error, "the tick's thread keeps its priority");
     }
 }
 

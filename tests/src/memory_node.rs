@@ -40,6 +40,7 @@ use polyraft_core::entry::{Configuration, Member};
 use polyraft_core::error::{ProposeError, ReadError};
 use polyraft_core::ids::{GroupId, LogIndex, NodeId, ReplicaId};
 use polyraft_core::message::AppliedUnit;
+use polyraft_core::outbox::OutboxLimits;
 use polyraft_core::ports::{
     CommitStats, GroupAppend, GroupIdentity, LogReader, LogStore, PeerAddress, RestoredLog,
     StorageError,
@@ -121,6 +122,7 @@ pub fn settings(tick: Duration, heartbeat_ticks: u64, election_ticks: u64) -> No
         apply_in_flight_bytes_max: 8 << 20,
         apply_backlog_bytes_max: 32 << 20,
         append_in_flight_bytes_max: 32 << 20,
+        outbox: OutboxLimits::default(),
         applier: ApplierConfig::default(),
         log_writer: LogWriterConfig::default(),
         state_flusher: StateFlusherConfig::default(),
@@ -200,6 +202,13 @@ impl LogFaults {
                 StorageError::Corrupt { group: appends[0].group, what: "injected".to_owned() }
             }
         })
+    }
+}
+
+impl LogFaults {
+    /// `inner` under these faults.
+    pub fn around(self: &Arc<Self>, inner: Box<dyn LogStore>) -> Box<dyn LogStore> {
+        Box::new(FaultyLog { inner, faults: self.clone() })
     }
 }
 
@@ -582,7 +591,7 @@ fn open_log(remains: &NodeRemains, options: JournalOptions) -> Box<OpenLog> {
     let NodeRemains { disks, log_faults, .. } = remains.clone();
     Box::new(move || {
         let inner = Box::new(Journal::open(disks.log.clone(), options.clone())?);
-        Ok(Box::new(FaultyLog { inner, faults: log_faults.clone() }) as Box<dyn LogStore>)
+        Ok(log_faults.around(inner))
     })
 }
 

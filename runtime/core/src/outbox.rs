@@ -34,6 +34,9 @@ pub struct OutboxLimits {
     pub append_bytes_max: usize,
     /// On [`Lane::Request`]. Default: 32 MiB.
     pub request_bytes_max: usize,
+    /// A frame takes no further envelope beyond this many bytes; 0 gives each envelope a frame of its
+    /// own, heartbeats excepted. Default: [`FRAME_BYTES_TARGET`].
+    pub frame_bytes_target: usize,
 }
 
 impl Default for OutboxLimits {
@@ -42,6 +45,7 @@ impl Default for OutboxLimits {
             control_bytes_max: FRAME_BYTES_MAX,
             append_bytes_max: 64 << 20,
             request_bytes_max: 32 << 20,
+            frame_bytes_target: FRAME_BYTES_TARGET,
         }
     }
 }
@@ -126,6 +130,7 @@ pub struct Outbox {
     /// Heartbeats that go into the next control frame.
     released: BTreeMap<Destination, Envelope>,
     heartbeats_merged: u64,
+    frame_bytes_target: usize,
     /// Frames are cut from here, so that small ones share an allocation.
     buffer: BytesMut,
 }
@@ -184,6 +189,7 @@ impl Outbox {
             aside: BTreeMap::new(),
             released: BTreeMap::new(),
             heartbeats_merged: 0,
+            frame_bytes_target: limits.frame_bytes_target,
             buffer: BytesMut::new(),
         }
     }
@@ -234,14 +240,14 @@ impl Outbox {
     }
 
     /// Encodes what waits on `lane` into one frame: released heartbeats first and all together,
-    /// else up to [`FRAME_BYTES_TARGET`] bytes of envelopes, at least one. `None` if nothing waits.
+    /// else up to the target's bytes of envelopes, at least one. `None` if nothing waits.
     pub fn next_frame(&mut self, lane: Lane) -> Option<Bytes> {
         if lane == Lane::Control && !self.released.is_empty() {
             return Some(self.heartbeat_frame());
         }
         let queue = &mut self.lanes[lane as usize];
         let mut taken = 0;
-        let mut room = FRAME_BYTES_TARGET;
+        let mut room = self.frame_bytes_target;
         // The first envelope may be larger than the target; it is never larger than a frame.
         let mut next = queue.pop_within(FRAME_BYTES_MAX);
         while let Some(queued) = next {

@@ -60,6 +60,19 @@ fn ten_thousand_heartbeats_are_one_frame() {
     assert_eq!((stats.lanes[0].frames, stats.lanes[0].framed), (1, 10_000));
 }
 
+/// Goal: without coalescing, each envelope is a frame, in order. Method: a target of nothing.
+#[test]
+fn a_target_of_nothing_gives_each_envelope_a_frame() {
+    let mut outbox = Outbox::new(OutboxLimits { frame_bytes_target: 0, ..OutboxLimits::default() });
+    for group in 1..=3 {
+        outbox.push(append(group, 10)).expect("room");
+    }
+    for group in 1..=3 {
+        assert_eq!(decoded(outbox.next_frame(Lane::Append)), [append(group, 10)]);
+    }
+    assert_eq!(outbox.next_frame(Lane::Append), None);
+}
+
 /// Goal: heartbeats that a slow link has not taken are replaced, not piled up; too many are
 /// spread over frames. Method: release twice; then 300,000 groups.
 #[test]

@@ -22,7 +22,8 @@ use polyraft_core::batch_config::BatchConfig;
 use polyraft_core::compaction::Retention;
 use polyraft_core::ids::{GroupId, NodeId};
 use polyraft_core::limits::APPEND_INFLIGHT_BYTES_MAX;
-use polyraft_core::ports::{LogStore, Transport};
+use polyraft_core::outbox::OutboxLimits;
+use polyraft_core::ports::Transport;
 use polyraft_core::state_machine::StateMachine;
 use polyraft_storage::journal::{Journal, JournalOptions};
 use polyraft_storage::lmdb::{LmdbOptions, LmdbTable};
@@ -34,6 +35,7 @@ use crate::config::NodeConfig;
 use crate::config_cluster::GroupSpec;
 use crate::node::Running;
 use crate::node_error::StartError;
+use crate::seams::{Seams, WrapLog};
 
 /// Applied entries kept in memory for followers that lag, per group.
 const TAIL_BYTES_MAX: usize = 4 << 20;
@@ -66,6 +68,7 @@ pub(crate) async fn start(
     config: &NodeConfig,
     identity: Identity,
     machine: Machine,
+    seams: Seams,
 ) -> Result<Started, StartError> {
     let cluster = ClusterName::new(config.cluster().name())?;
     let node = config.node_id();
@@ -78,7 +81,7 @@ pub(crate) async fn start(
     let config = config.clone();
     let thread = std::thread::Builder::new()
         .name("polyraft-node".to_owned())
-        .spawn(move || run(&config, storage, quic, machine, ready, stopped))
+        .spawn(move || run(&config, storage, quic, (machine, seams), ready, stopped))
         .map_err(StartError::Thread)?;
     let (parts, transport) = started.await.map_err(|_| StartError::Ended)??;
     Ok(Started { parts, transport, tables, running: Running { stop, thread } })
@@ -94,7 +97,7 @@ fn run(
     config: &NodeConfig,
     storage: Storage<LogTable, LmdbTable>,
     quic: QuicConfig,
-    machine: Machine,
+    (machine, seams): (Machine, Seams),
     ready: oneshot::Sender<Report>,
     stopped: oneshot::Receiver<()>,
 ) {
@@ -118,10 +121,12 @@ fn run(
         };
         let apply_threads = threads.apply_workers().max(APPLY_THREADS_MIN);
         let workers: Arc<dyn Workers> = Arc::new(ThreadWorkers::new(apply_threads));
+        let mut settings = settings(config);
+        (seams.settings)(&mut settings);
         let parts = Arc::new(NodeParts {
             node: config.node_id(),
             peers: peers(config),
-            settings: settings(config),
+            settings,
             spawner: spawner.clone(),
             workers: workers.clone(),
             clock,
@@ -129,7 +134,7 @@ fn run(
             directory,
             transport: transport.clone(),
             state: storage.state.clone(),
-            open_log: open_log(storage.journal, storage_options(config).journal),
+            open_log: open_log(storage.journal, storage_options(config).journal, seams.log),
             machine: Box::new(move |group: GroupId, name: &str| {
                 machine(&GroupSpec::new(group, name))
             }),
@@ -160,14 +165,18 @@ fn peers(config: &NodeConfig) -> Vec<NodeId> {
 }
 
 /// The journal that is open already, once; afterwards a new one over the same environment.
-fn open_log(journal: Journal<LogTable>, options: JournalOptions) -> Box<OpenLog> {
+fn open_log(
+    journal: Journal<LogTable>,
+    options: JournalOptions,
+    wrap: Arc<WrapLog>,
+) -> Box<OpenLog> {
     let table = journal.table().clone();
     let first = Mutex::new(Some(journal));
     Box::new(move || {
         if let Some(journal) = first.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Ok(Box::new(journal) as Box<dyn LogStore>);
+            return Ok(wrap(Box::new(journal)));
         }
-        Ok(Box::new(Journal::open(table.clone(), options.clone())?) as Box<dyn LogStore>)
+        Ok(wrap(Box::new(Journal::open(table.clone(), options.clone())?)))
     })
 }
 
@@ -216,6 +225,7 @@ fn settings(config: &NodeConfig) -> NodeSettings {
         apply_in_flight_bytes_max: APPLY_IN_FLIGHT_BYTES_MAX,
         apply_backlog_bytes_max: APPLY_BACKLOG_BYTES_MAX,
         append_in_flight_bytes_max: APPEND_INFLIGHT_BYTES_MAX,
+        outbox: OutboxLimits::default(),
         applier: ApplierConfig::default(),
         log_writer: LogWriterConfig::default(),
         state_flusher: StateFlusherConfig::default(),
