@@ -14,6 +14,7 @@ use polyraft_actors::directory::Directory;
 use polyraft_actors::entropy::SeededEntropy;
 use polyraft_actors::link_events::LinkEvents;
 use polyraft_actors::log_writer::LogWriterConfig;
+use polyraft_actors::metric_catalogue;
 use polyraft_actors::node_parts::{NodeParts, NodeSettings, OpenLog, Slots};
 use polyraft_actors::spawner::{ArbiterSpawner, Spawner};
 use polyraft_actors::state_flusher::StateFlusherConfig;
@@ -73,6 +74,7 @@ pub(crate) async fn start(
     identity: Identity,
     machine: Machine,
 ) -> Result<Started, StartError> {
+    metric_catalogue::describe();
     let opened = open(config, identity)?;
     let transport = opened.transport.clone();
     let tables = [opened.storage.journal.table().clone(), opened.storage.state.table().clone()];
