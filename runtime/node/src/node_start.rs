@@ -25,8 +25,10 @@ use polyraft_core::compaction::Retention;
 use polyraft_core::ids::GroupId;
 use polyraft_core::ports::LogStore;
 use polyraft_core::state_machine::StateMachine;
+use polyraft_storage::identity::DataIdentity;
 use polyraft_storage::journal::{Journal, JournalOptions};
 use polyraft_storage::lmdb::{LmdbOptions, LmdbTable};
+use polyraft_storage::peer_register::FilePeerRegister;
 use polyraft_storage::{Storage, StorageOptions};
 use polyraft_transport::{ClusterName, Identity, Mtu, QuicConfig, QuicTransport};
 use tokio::sync::oneshot;
@@ -101,7 +103,12 @@ fn open(config: &NodeConfig, identity: Identity) -> Result<Opened, StartError> {
         .enable_all()
         .build()
         .map_err(StartError::Thread)?;
-    let quic = QuicConfig::new(node, cluster, config.listen(), identity).mtu(mtu(config));
+    let DataIdentity { data, incarnation, .. } = storage.identity;
+    let quic = QuicConfig::new(node, cluster, config.listen(), identity).mtu(mtu(config)).data(
+        data,
+        incarnation,
+        Arc::new(FilePeerRegister::new(config.data_dir())),
+    );
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let events = Arc::new(LinkEvents::new(node, directory.clone(), clock.clone()));
     match QuicTransport::start(quic, events, runtime.handle().clone()) {
