@@ -26,6 +26,7 @@ pub mod link_events;
 pub mod log_writer;
 pub mod log_writer_progress;
 pub mod mailbox;
+pub mod metric_catalogue;
 pub mod node_parts;
 pub mod peer_link;
 pub mod proposal;

@@ -259,15 +259,17 @@ impl LogWriter {
         if appends.is_empty() {
             return;
         }
-        self.ports
-            .progress
-            .commit_started(self.ports.clock.now(), self.queue.len() + appends.len());
+        let undurable = self.queue.len() + appends.len();
+        self.ports.progress.commit_started(self.ports.clock.now(), undurable);
+        // Before the commit: while it stalls, this is what there is to see.
+        record_queue(undurable);
         let result = self.store.commit(&appends);
         let took = self.ports.progress.commit_ended(self.ports.clock.now(), self.queue.len());
         match result {
             Ok(stats) => {
                 self.uncollected_bytes += stats.bytes.max(self.config.collection_bytes / 64);
-                record_commit(stats, took, appends.len(), self.queue.len());
+                record_commit(stats, took, appends.len());
+                record_queue(self.queue.len());
                 acknowledge_all(&appends, acknowledgements);
             }
             Err(StorageError::Full { what }) => {
@@ -385,12 +387,16 @@ fn refused_group(error: &StorageError) -> Option<GroupId> {
     }
 }
 
-fn record_commit(stats: CommitStats, took: Duration, width: usize, waiting: usize) {
+/// Appends that are not durable yet.
+fn record_queue(appends: usize) {
+    metrics::gauge!("polyraft_log_queue_appends").set(appends as f64);
+}
+
+fn record_commit(stats: CommitStats, took: Duration, width: usize) {
     metrics::histogram!("polyraft_log_commit_duration_seconds").record(took);
     metrics::histogram!("polyraft_log_commit_appends").record(width as f64);
     metrics::counter!("polyraft_log_commit_bytes_total").increment(stats.bytes);
     metrics::counter!("polyraft_log_commit_entries_total").increment(stats.entries);
-    metrics::gauge!("polyraft_log_queue_appends").set(waiting as f64);
 }
 
 /// One fact per group and life, with the highest number; creators one by one.
@@ -433,6 +439,12 @@ fn refuse_all(acknowledgements: impl IntoIterator<Item = Acknowledge>) {
 
 impl Actor for LogWriter {
     type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Self::Context) {
+        // Exported from the start: an alert on a series that is absent never fires.
+        let is_full = self.ports.progress.is_full();
+        metrics::gauge!("polyraft_log_full").set(f64::from(u8::from(is_full)));
+    }
 }
 
 killable!(LogWriter);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/lock      held exclusively while a process uses the directory
-//! DIR/identity  format, cluster, node, incarnation, checksum; replaced atomically at every open
+//! DIR/identity  format, cluster, node, incarnation, data, checksum; replaced atomically at every open
 //! ```
 //!
 //! Promise: a directory is never used under another cluster's or node's name, nor by two processes,
@@ -31,6 +31,8 @@ pub struct DataIdentity {
     pub node: NodeId,
     /// How often the directory was opened, from 1.
     pub incarnation: u64,
+    /// Drawn at random when the directory was made: tells it from one that took its place.
+    pub data: u64,
 }
 
 /// Why a data directory is refused.
@@ -121,12 +123,14 @@ pub fn claim(
     }
     fs::create_dir_all(dir).map_err(|e| io_error(dir, e))?;
     let lock = lock(dir)?;
-    let incarnation = match read(dir)? {
-        Some(stored) => check(stored, cluster, node)? + 1,
-        None => 1,
+    let (incarnation, data) = match read(dir)? {
+        Some(stored) => check(stored, cluster, node)?,
+        None => (0, draw_data()),
     };
-    let identity = DataIdentity { cluster: cluster.into(), node, incarnation };
-    write(dir, &identity).map_err(|e| io_error(&dir.join("identity"), e))?;
+    let identity =
+        DataIdentity { cluster: cluster.into(), node, incarnation: incarnation + 1, data };
+    replace_file(dir, "identity", &encode(&identity))
+        .map_err(|e| io_error(&dir.join("identity"), e))?;
     Ok((lock, identity))
 }
 
@@ -154,7 +158,8 @@ fn read(dir: &Path) -> Result<Option<DataIdentity>, IdentityError> {
     }
 }
 
-fn check(stored: DataIdentity, cluster: &str, node: NodeId) -> Result<u64, IdentityError> {
+/// The incarnation and the data of an identity that is the one asked for.
+fn check(stored: DataIdentity, cluster: &str, node: NodeId) -> Result<(u64, u64), IdentityError> {
     if stored.cluster != cluster {
         let configured = cluster.into();
         return Err(IdentityError::ClusterMismatch { stored: stored.cluster, configured });
@@ -162,13 +167,19 @@ fn check(stored: DataIdentity, cluster: &str, node: NodeId) -> Result<u64, Ident
     if stored.node != node {
         return Err(IdentityError::NodeMismatch { stored: stored.node, configured: node });
     }
-    Ok(stored.incarnation)
+    Ok((stored.incarnation, stored.data))
+}
+
+/// Never 0, which stands for no data.
+fn draw_data() -> u64 {
+    rand::random_range(1..=u64::MAX)
 }
 
 fn encode(identity: &DataIdentity) -> Vec<u8> {
-    let DataIdentity { cluster, node, incarnation } = identity;
+    let DataIdentity { cluster, node, incarnation, data } = identity;
     let mut text = format!(
-        "{MAGIC}\nformat {FORMAT_VERSION}\ncluster {cluster}\nnode {node}\nincarnation {incarnation}\n"
+        "{MAGIC}\nformat {FORMAT_VERSION}\ncluster {cluster}\nnode {node}\nincarnation {incarnation}\n\
+         data {data:016x}\n"
     );
     text.push_str(&format!("crc32c {:08x}\n", crc32c::crc32c(text.as_bytes())));
     text.into_bytes()
@@ -191,16 +202,22 @@ fn decode(bytes: &[u8], path: &Path) -> Result<DataIdentity, IdentityError> {
     let cluster = field("cluster ").ok_or_else(damaged)?.to_owned();
     let node = field("node ").and_then(|v| v.parse().ok()).ok_or_else(damaged)?;
     let incarnation = field("incarnation ").and_then(|v| v.parse().ok()).ok_or_else(damaged)?;
-    Ok(DataIdentity { cluster, node: NodeId::new(node), incarnation })
+    // Directories of before this line was written get theirs now.
+    let data = match field("data ") {
+        Some(data) => u64::from_str_radix(data, 16).map_err(|_| damaged())?,
+        None => draw_data(),
+    };
+    Ok(DataIdentity { cluster, node: NodeId::new(node), incarnation, data })
 }
 
-/// Replaces the identity file so that a crash leaves the old or the new one.
-fn write(dir: &Path, identity: &DataIdentity) -> io::Result<()> {
-    let staged = dir.join("identity.new");
+/// Replaces the file `name` so that a crash leaves the old or the new one, durably the new one once
+/// this returns.
+pub(crate) fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let staged = dir.join(format!("{name}.new"));
     let mut file = File::create(&staged)?;
-    file.write_all(&encode(identity))?;
+    file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&staged, dir.join("identity"))?;
+    fs::rename(&staged, dir.join(name))?;
     File::open(dir)?.sync_all()
 }
 
@@ -215,11 +232,20 @@ mod tests {
     #[test]
     fn incarnation_rises_at_every_open() {
         let dir = tempfile::tempdir().unwrap();
+        let mut data = None;
         for incarnation in 1..=3 {
             let (_lock, identity) = claim(dir.path(), "blue", NodeId::new(7)).unwrap();
             let cluster = "blue".to_owned();
-            assert_eq!(identity, DataIdentity { cluster, node: NodeId::new(7), incarnation });
+            let data = *data.get_or_insert(identity.data);
+            assert_eq!(identity, DataIdentity { cluster, node: NodeId::new(7), incarnation, data });
         }
+    }
+
+    #[test]
+    fn another_directory_holds_other_data() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let data = dirs.map(|dir| claim(dir.path(), "blue", NodeId::new(7)).unwrap().1.data);
+        assert_ne!(data[0], data[1]);
     }
 
     #[test]
@@ -247,7 +273,7 @@ mod tests {
     #[test]
     fn every_damaged_byte_is_refused() {
         let identity =
-            DataIdentity { cluster: "blue".into(), node: NodeId::new(7), incarnation: 12 };
+            DataIdentity { cluster: "blue".into(), node: NodeId::new(7), incarnation: 12, data: 5 };
         let good = encode(&identity);
         let path = Path::new("identity");
         assert_eq!(decode(&good, path).unwrap(), identity);

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/lock, identity      one process, one node        identity
+//! DIR/peers/              which data peers showed      peer_register
 //! DIR/log/    LMDB, redo  every group's log            journal, redo
 //! DIR/state/  LMDB        every group's state          state_store
 //! ```
@@ -24,6 +25,7 @@ mod journal_record;
 mod journal_tests;
 pub mod lmdb;
 pub mod memory;
+pub mod peer_register;
 pub mod redo;
 mod redo_file;
 mod redo_frame;

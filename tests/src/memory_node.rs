@@ -363,8 +363,12 @@ impl MemoryNode {
         mut remains: NodeRemains,
     ) -> Self {
         remains.starts += 1;
-        let identity =
-            DataIdentity { cluster: "memory".into(), node: id, incarnation: remains.starts };
+        let identity = DataIdentity {
+            cluster: "memory".into(),
+            node: id,
+            incarnation: remains.starts,
+            data: id.get(),
+        };
         let journal = JournalOptions::default();
         let storage = Storage::open_in_memory(&remains.disks, &journal, identity)
             .expect("a disk in memory can be read");

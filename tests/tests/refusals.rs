@@ -3,13 +3,15 @@
 //! Method: nodes 1 and 2 serve a group; node 3 comes with wrong certificates, one fault at a time, and
 //! at last with right ones.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use polyraft::certificates::{CertificateAuthority, NodeCertificate, Validity};
-use polyraft::{NodeConfig, NodeId, NodeStatus, StartError};
-use polyraft_tests::cluster::{Cluster, DEADLINE, Machines, Shape, wait_until};
+use polyraft::{
+    ClusterConfig, GroupId, GroupSpec, Node, NodeConfig, NodeId, NodeStatus, StartError,
+};
+use polyraft_tests::cluster::{Cluster, DEADLINE, Machines, Shape, insist, wait_until};
 use polyraft_tests::ledger::{Ledger, command, counts};
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair, SanType, date_time_ymd};
 
@@ -79,6 +81,8 @@ async fn is_refused(cluster: &Cluster, reasons: &[&str], number: u64) {
     let node = cluster.try_start_node(3).await.expect("it starts; it is its peers who refuse it");
     wait_until(DEADLINE, reasons[0], || refused(cluster, reasons) > before).await;
     assert!(node.status().peers.iter().all(|link| !link.connected), "{:?}", node.status().peers);
+    let group = node.group("g1").expect("it is configured");
+    assert_eq!(group.status().leader, None, "it follows or leads although nobody hears it");
     let answer = cluster.group(1, 1).propose(command(number)).await;
     assert!(answer.is_ok(), "nodes 1 and 2 are a quorum: {answer:?}");
     assert_eq!(connects(cluster), healthy, "the healthy link was disturbed by {reasons:?}");
@@ -126,6 +130,96 @@ async fn certificates_of_another_node_or_cluster_are_refused() {
     }
     cluster.group(1, 1).propose(command(1)).await.expect("nodes 1 and 2 are a quorum");
     assert_eq!(connects(&cluster), healthy);
+    cluster.stop_all().await;
+}
+
+/// What nodes 1 and 2 remember of node 3's data.
+fn records_of_3(cluster: &Cluster) -> [PathBuf; 2] {
+    [1, 2].map(|node| cluster.data_dir(node).join("peers/3"))
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir(to).expect("a new directory");
+    for entry in std::fs::read_dir(from).expect("it is there") {
+        let entry = entry.expect("it can be read");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("it has one").is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("room");
+        }
+    }
+}
+
+/// Goal: ST-9. A node that lost its data, or got an older copy of it, has forgotten votes and entries:
+/// its peers refuse it, whatever its certificate says, until a person removes what they remember.
+/// Method: exchange node 3's directory between stop and start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_its_data_is_refused_until_it_is_allowed() {
+    let mut cluster = two_of_three().await;
+    cluster.start_node(3).await;
+    cluster.leader(1).await;
+    insist(&cluster.group(3, 1), command(1)).await;
+    cluster.stop(3).await;
+    assert!(records_of_3(&cluster).iter().all(|record| record.exists()), "3 is remembered");
+    let dir = cluster.data_dir(3);
+    let (own, older) = (dir.with_extension("own"), dir.with_extension("older"));
+    copy_dir(&dir, &older);
+    cluster.start_node(3).await;
+    cluster.leader(1).await;
+    insist(&cluster.group(3, 1), command(2)).await;
+    cluster.stop(3).await;
+
+    std::fs::rename(&dir, &own).expect("the node has stopped");
+    is_refused(&cluster, &["replaced_data"], 3).await;
+    // The wiped directory is in its second life now, and no less foreign.
+    is_refused(&cluster, &["replaced_data"], 4).await;
+    std::fs::remove_dir_all(&dir).expect("the node has stopped");
+    // In the life that its peers saw last, but not that process.
+    std::fs::rename(&older, &dir).expect("nothing of it runs");
+    is_refused(&cluster, &["older_data"], 5).await;
+    std::fs::remove_dir_all(&dir).expect("the node has stopped");
+    std::fs::rename(&own, &dir).expect("nothing of it runs");
+    cluster.start_node(3).await;
+    cluster.leader(1).await;
+    insist(&cluster.group(3, 1), command(6)).await;
+
+    cluster.stop_all().await;
+    std::fs::remove_dir_all(&dir).expect("the node has stopped");
+    records_of_3(&cluster).iter().for_each(|record| std::fs::remove_file(record).expect("there"));
+    cluster.start_all().await;
+    let rows = cluster.group(3, 1).read(Bytes::new()).await.expect("it was allowed to come back");
+    assert_eq!(
+        counts(&rows).iter().map(|(number, _)| *number).collect::<Vec<_>>(),
+        (1..=6).collect::<Vec<_>>()
+    );
+    cluster.stop_all().await;
+}
+
+/// Goal: ST-9. A directory of another cluster's is refused with both names. Method: node 1's own, with
+/// a configuration that says otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_clusters_data_is_refused() {
+    let mut cluster = Cluster::prepare(Shape::new(1, 1), ledgers()).await;
+    cluster.start_all().await;
+    cluster.stop_all().await;
+    let own = cluster.config(1);
+    let address = own.listen();
+    let other = ClusterConfig::builder("other").node(NodeId::new(1), address.to_string());
+    let config = NodeConfig::builder()
+        .cluster(other.group(GroupSpec::new(GroupId::new(1), "g1")))
+        .node_id(NodeId::new(1))
+        .data_dir(cluster.data_dir(1))
+        .listen(address)
+        .tls(own.tls().clone())
+        .build()
+        .expect("it is valid");
+    let error = Node::start(config, |_| Box::new(Ledger::default())).await.err();
+    let Some(StartError::Storage(refused)) = error else { panic!("{error:?}") };
+    let text = refused.to_string();
+    assert_eq!(text, r#"the directory belongs to cluster "test", not "other""#);
+    cluster.start_all().await;
+    cluster.group(1, 1).propose(command(1)).await.expect("its own cluster's data serves");
     cluster.stop_all().await;
 }
 

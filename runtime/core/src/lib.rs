@@ -20,6 +20,7 @@ pub mod log_tail;
 pub mod message;
 pub mod outbox;
 pub mod output;
+pub mod peer_data;
 pub mod pending;
 pub mod ports;
 pub mod propose_batcher;

@@ -12,12 +12,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::dev::SendError;
 use bytes::Bytes;
 use polyraft_actors::applier::Query;
 use polyraft_actors::batcher::{GetBatcherStats, Propose};
 use polyraft_actors::directory::{GroupAddrs, GroupCell};
 use polyraft_actors::group::{Read, TransferLeader};
+use polyraft_actors::mailbox::{ActorKind, Offer, offer};
 use polyraft_actors::proposal::UnitReply;
 use polyraft_core::batch::Unit;
 use polyraft_core::error::{ProposeError, ReadError};
@@ -154,8 +154,7 @@ impl GroupHandle {
         let addrs = self.addrs(until).await.map_err(|down| self.read_error(down))?;
         let (reply, answer) = oneshot::channel();
         let read = Read { query: query.into(), reply };
-        let sent = addrs.group.try_send(read);
-        self.answer(sent.map_err(|e| matches!(e, SendError::Full(_))), answer, until).await
+        self.answer(offer(&addrs.group, ActorKind::Group, read), answer, until).await
     }
 
     /// Answers a query from what this node has applied, which may be old.
@@ -170,8 +169,7 @@ impl GroupHandle {
         let addrs = self.addrs(until).await.map_err(|down| self.read_error(down))?;
         let (reply, answer) = oneshot::channel();
         let query = Query { query: query.into(), at_least: LogIndex::ZERO, reply };
-        let sent = addrs.applier.try_send(query);
-        self.answer(sent.map_err(|e| matches!(e, SendError::Full(_))), answer, until).await
+        self.answer(offer(&addrs.applier, ActorKind::Applier, query), answer, until).await
     }
 
     /// Asks this node's replica, if it leads, to hand leadership to the replica on `to`. Returns
@@ -195,12 +193,12 @@ impl GroupHandle {
         let (reply, outcome) = oneshot::channel();
         let deadline_left = until.duration_since(Instant::now());
         let propose = Propose { unit, deadline: deadline_left, reply: UnitReply::Local(reply) };
-        match addrs.batcher.try_send(propose) {
-            Ok(()) => {}
-            Err(SendError::Full(_)) => {
+        match offer(&addrs.batcher, ActorKind::Batcher, propose) {
+            Offer::Queued => {}
+            Offer::Dropped => {
                 return Err(ProposeError::Overloaded { group, what: "the batcher's mailbox" });
             }
-            Err(SendError::Closed(_)) => return Err(ProposeError::Stopped { group }),
+            Offer::Closed => return Err(ProposeError::Stopped { group }),
         }
         match timeout_at(until + ANSWER_GRACE, outcome).await {
             Ok(Ok(outcome)) => outcome,
@@ -230,15 +228,15 @@ impl GroupHandle {
 
     async fn answer(
         &self,
-        sent: Result<(), bool>,
+        sent: Offer,
         answer: oneshot::Receiver<Result<Bytes, ReadError>>,
         until: Instant,
     ) -> Result<Bytes, ReadError> {
         let (group, deadline) = (self.id, self.deadline);
         match sent {
-            Ok(()) => {}
-            Err(true) => return Err(ReadError::Overloaded { group, what: "a mailbox" }),
-            Err(false) => return Err(ReadError::Stopped { group }),
+            Offer::Queued => {}
+            Offer::Dropped => return Err(ReadError::Overloaded { group, what: "a mailbox" }),
+            Offer::Closed => return Err(ReadError::Stopped { group }),
         }
         match timeout_at(until, answer).await {
             Ok(Ok(answer)) => answer,

@@ -13,6 +13,7 @@ use polyraft_actors::directory::Directory;
 use polyraft_actors::entropy::SeededEntropy;
 use polyraft_actors::link_events::LinkEvents;
 use polyraft_actors::log_writer::LogWriterConfig;
+use polyraft_actors::metric_catalogue;
 use polyraft_actors::node_parts::{NodeParts, NodeSettings, OpenLog, Slots};
 use polyraft_actors::spawner::{ArbiterSpawner, Spawner};
 use polyraft_actors::state_flusher::StateFlusherConfig;
@@ -25,8 +26,10 @@ use polyraft_core::limits::APPEND_INFLIGHT_BYTES_MAX;
 use polyraft_core::outbox::OutboxLimits;
 use polyraft_core::ports::Transport;
 use polyraft_core::state_machine::StateMachine;
+use polyraft_storage::identity::DataIdentity;
 use polyraft_storage::journal::{Journal, JournalOptions};
 use polyraft_storage::lmdb::{LmdbOptions, LmdbTable};
+use polyraft_storage::peer_register::FilePeerRegister;
 use polyraft_storage::{LogTable, Storage, StorageOptions};
 use polyraft_transport::{ClusterName, Identity, Mtu, QuicConfig, QuicTransport};
 use tokio::sync::oneshot;
@@ -70,12 +73,18 @@ pub(crate) async fn start(
     machine: Machine,
     seams: Seams,
 ) -> Result<Started, StartError> {
+    metric_catalogue::describe();
     let cluster = ClusterName::new(config.cluster().name())?;
     let node = config.node_id();
     let options = storage_options(config);
     let storage = Storage::open(config.data_dir(), &options, config.cluster().name(), node)?;
     let tables = [storage.journal.table().table().clone(), storage.state.table().clone()];
-    let quic = QuicConfig::new(node, cluster, config.listen(), identity).mtu(mtu(config));
+    let DataIdentity { data, incarnation, .. } = storage.identity;
+    let quic = QuicConfig::new(node, cluster, config.listen(), identity).mtu(mtu(config)).data(
+        data,
+        incarnation,
+        Arc::new(FilePeerRegister::new(config.data_dir())),
+    );
     let (ready, started) = oneshot::channel();
     let (stop, stopped) = oneshot::channel();
     let config = config.clone();

@@ -10,12 +10,15 @@
 //! Promise: nothing here waits for a group, a disk or a peer (RT-7, OB-2). It is unauthenticated:
 //! bind it to an address that only operators reach.
 
+use std::future::Future;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use polyraft::Node;
+use tokio::net::TcpListener;
 
 use crate::report::{NodeReport, readiness};
 
@@ -31,8 +34,19 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// The routes.
-    pub fn routes(self) -> Router {
+    /// Serves on `listener` until `stopped`, and then what is in progress.
+    ///
+    /// # Errors
+    /// The listener failed.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        stopped: impl Future<Output = ()> + Send + 'static,
+    ) -> std::io::Result<()> {
+        axum::serve(listener, self.routes()).with_graceful_shutdown(stopped).await
+    }
+
+    fn routes(self) -> Router {
         Router::new()
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(readyz))

@@ -167,7 +167,7 @@ impl Instance {
     }
 
     fn serve_admin(&mut self, listener: TcpListener, admin: Admin) {
-        let server = axum::serve(listener, admin.routes()).with_graceful_shutdown(self.stopped());
+        let server = admin.serve(listener, self.stopped());
         self.services.spawn(async move {
             if let Err(error) = server.await {
                 tracing::error!(%error, "the admin interface stopped");

@@ -13,8 +13,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod arguments;
 pub mod comparison;
+pub mod dice;
 pub mod endpoints;
 pub mod etcd_process;
 pub mod keyspaces;

@@ -3,12 +3,21 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use etcd_client::Error;
 use tokio::sync::Mutex;
 
 use crate::endpoints::{Endpoints, REQUEST_TIMEOUT};
 use crate::ledger::{KEY_PREFIX, LedgerError, LedgerWriter, Put, value_hash};
+
+/// How long the load may take to have something acknowledged.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The cluster does not serve.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the load had nothing acknowledged within {PROGRESS_TIMEOUT:?}")]
+pub struct NoProgress;
 
 /// What many clients share.
 pub struct Load {
@@ -57,6 +66,21 @@ impl Load {
         self.refused.load(Ordering::Relaxed)
     }
 
+    /// Waits until something was acknowledged after this moment.
+    ///
+    /// # Errors
+    /// Nothing was, for a minute.
+    pub async fn wait_for_progress(&self) -> Result<(), NoProgress> {
+        let (before, deadline) = (self.acknowledged(), Instant::now() + PROGRESS_TIMEOUT);
+        while self.acknowledged() == before {
+            if Instant::now() > deadline {
+                return Err(NoProgress);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
     /// Puts one key after another until [`Load::stop`].
     ///
     /// # Errors
@@ -90,7 +114,7 @@ impl Load {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 endpoints.fail_over();
                 // Nobody listens there: let the other clients and the node that restarts have the core.
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
                 return None;
             }
         };
@@ -99,7 +123,7 @@ impl Load {
         if revision.is_none() {
             endpoints.fail_over();
             // A refused connection shows only here, when connecting is put off until the first request.
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Some(revision)
     }

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::endpoints::connect;
+use crate::keyspaces;
 
 /// How long a node may take to serve a linearizable read after it was started.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -74,32 +75,65 @@ fn io(doing: &'static str) -> impl Fn(std::io::Error) -> ProcessError {
 /// Three nodes, their certificates, configurations and data in one directory.
 pub struct Cluster {
     binary: PathBuf,
+    wrapper: Option<String>,
     dir: PathBuf,
     endpoints: Vec<String>,
+    admins: Vec<String>,
     children: Vec<Option<Child>>,
 }
 
 impl Cluster {
-    /// Makes certificates and configurations for three nodes in `dir`; starts nothing.
+    /// Makes certificates and configurations for three nodes in `dir`; starts nothing. `groups` are
+    /// the ids of the keyspaces, in the order of their names ([`crate::keyspaces::name`]).
     ///
     /// # Errors
     /// A port, a file or `polyraft certs` failed.
-    pub fn prepare(binary: &Path, dir: &Path) -> Result<Self, ProcessError> {
+    pub fn prepare(binary: &Path, dir: &Path, groups: &[u64]) -> Result<Self, ProcessError> {
         let certs = dir.join("certs");
         run(binary, &["certs", "init", "--cluster", "kill9", "--dir"], &certs, &[])?;
         let peers = (0..3).map(|_| free_udp_port()).collect::<Result<Vec<_>, _>>()?;
-        let mut endpoints = Vec::new();
+        let (mut endpoints, mut admins) = (Vec::new(), Vec::new());
         for node in 1..=3 {
             let id = node.to_string();
             run(binary, &["certs", "issue", "--dir"], &certs, &["--node", &id])?;
-            let client = free_tcp_port()?;
-            let text = configuration(dir, node, &peers, client, free_tcp_port()?);
+            let (client, admin) = (free_tcp_port()?, free_tcp_port()?);
+            let text = configuration(dir, node, &peers, (client, admin), groups);
             std::fs::write(dir.join(format!("node-{node}.toml")), text)
                 .map_err(io("writing a configuration"))?;
             endpoints.push(format!("http://127.0.0.1:{client}"));
+            admins.push(format!("127.0.0.1:{admin}"));
         }
-        let children = (0..3).map(|_| None).collect();
-        Ok(Self { binary: binary.into(), dir: dir.into(), endpoints, children })
+        let (binary, dir, children) = (binary.into(), dir.into(), [None, None, None].into());
+        Ok(Self { binary, wrapper: None, dir, endpoints, admins, children })
+    }
+
+    /// From now on nodes are started as arguments of `command`, which must become what it runs.
+    pub fn run_under(&mut self, command: String) {
+        self.wrapper = Some(command);
+    }
+
+    /// Where node `at`, counted from 0, keeps its data.
+    pub fn data_dir(&self, at: usize) -> PathBuf {
+        data_dir(&self.dir, at + 1)
+    }
+
+    /// Where node `at`'s admin interface is: `host:port`.
+    pub fn admin(&self, at: usize) -> &str {
+        &self.admins[at]
+    }
+
+    /// Starts every node and waits until each serves.
+    ///
+    /// # Errors
+    /// One does not start or serve.
+    pub async fn start_all(&mut self) -> Result<(), ProcessError> {
+        for at in 0..3 {
+            self.start(at)?;
+        }
+        for at in 0..3 {
+            self.wait_until_serving(at).await?;
+        }
+        Ok(())
     }
 
     /// Where clients reach the nodes.
@@ -124,7 +158,14 @@ impl Cluster {
             .open(self.output_path(at))
             .map_err(io("opening a node's output"))?;
         let errors = output.try_clone().map_err(io("opening a node's output"))?;
-        let child = Command::new(&self.binary)
+        let mut command = match &self.wrapper {
+            Some(wrapper) => Command::new(wrapper),
+            None => Command::new(&self.binary),
+        };
+        if self.wrapper.is_some() {
+            command.arg(&self.binary);
+        }
+        let child = command
             .args(["node", "--config"])
             .arg(config)
             .stdin(Stdio::null())
@@ -149,6 +190,21 @@ impl Cluster {
             Some(SIGKILL) => Ok(()),
             _ => Err(ProcessError::NotKilled { node: at + 1, status }),
         }
+    }
+
+    /// Ends node `at`, which may have died of what was done to its disk.
+    ///
+    /// # Errors
+    /// It cannot be killed or waited for.
+    pub fn end(&mut self, at: usize) -> Result<(), ProcessError> {
+        let Some(mut child) = self.children[at].take() else { return Ok(()) };
+        child.kill().map_err(io("killing a node"))?;
+        child.wait().map_err(io("waiting for a killed node")).map(drop)
+    }
+
+    /// The process id of node `at`, if it was started.
+    pub fn process_id(&self, at: usize) -> Option<u32> {
+        self.children[at].as_ref().map(Child::id)
     }
 
     /// Waits until node `at` serves a linearizable read.
@@ -224,7 +280,7 @@ pub async fn wait_until_serving(endpoint: &str) -> Result<(), etcd_client::Error
 /// Runs the binary's `before` + `path` + `after` to its end.
 fn run(binary: &Path, before: &[&str], path: &Path, after: &[&str]) -> Result<(), ProcessError> {
     let mut command = Command::new(binary);
-    command.args(before).arg(path).args(after).stdin(Stdio::null());
+    command.args(before).arg(path).args(after).stdin(Stdio::null()).stdout(Stdio::null());
     let status = command.status().map_err(io("running polyraft certs"))?;
     if status.success() {
         Ok(())
@@ -245,12 +301,25 @@ fn free_tcp_port() -> Result<u16, ProcessError> {
     Ok(listener.map_err(io("finding a TCP port"))?.port())
 }
 
-/// One node's configuration file.
-fn configuration(dir: &Path, node: usize, peers: &[u16], client: u16, admin: u16) -> String {
+fn data_dir(dir: &Path, node: usize) -> PathBuf {
+    dir.join(format!("data-{node}"))
+}
+
+/// One node's configuration file. Ports: of clients and of the admin interface.
+fn configuration(
+    dir: &Path,
+    node: usize,
+    peers: &[u16],
+    (client, admin): (u16, u16),
+    groups: &[u64],
+) -> String {
     let listed = peers
         .iter()
         .zip(1..)
         .map(|(port, id)| format!("{{ id = {id}, address = \"127.0.0.1:{port}\" }}"));
+    let named = groups.iter().zip(0..).map(|(id, at)| {
+        format!("[[cluster.groups]]\nid = {id}\nname = {:?}\n", keyspaces::name(at))
+    });
     let certs = dir.join("certs");
     let path = |path: PathBuf| format!("{:?}", path.to_string_lossy());
     format!(
@@ -265,17 +334,16 @@ fn configuration(dir: &Path, node: usize, peers: &[u16], client: u16, admin: u16
          name = \"kill9\"\n\
          profile = \"lan\"\n\
          nodes = [{}]\n\
-         [[cluster.groups]]\n\
-         id = 1\n\
-         name = \"default\"\n\
+         {}\
          [server]\n\
          client_listen = \"127.0.0.1:{client}\"\n\
          admin_listen = \"127.0.0.1:{admin}\"\n",
-        path(dir.join(format!("data-{node}"))),
+        path(data_dir(dir, node)),
         peers[node - 1],
         path(certs.join("ca.pem")),
         path(certs.join(format!("node-{node}.pem"))),
         path(certs.join(format!("node-{node}.key"))),
         listed.collect::<Vec<_>>().join(", "),
+        named.collect::<String>(),
     )
 }

@@ -13,6 +13,8 @@ use crate::ledger::{KEY_PREFIX, Puts, value_hash};
 const PAGE: i64 = 1_000;
 /// How long to wait for an endpoint that is behind or electing.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The revision of a keyspace's first put: an empty one is at the revision before.
+const FIRST_PUT: i64 = 2;
 /// Violations that are printed; the rest is counted.
 const PRINTED_MAX: usize = 20;
 
@@ -43,6 +45,10 @@ pub enum Violation {
     Damaged(String),
     /// There, though no client ever put it.
     Unaccounted(String),
+    /// Not one key was put at this revision: the state skipped what the log holds, or the reverse.
+    Gap(i64),
+    /// Several keys were put at this revision.
+    Shared(i64),
     /// Endpoints hash the same revision differently.
     Diverged(Vec<(String, u32)>),
 }
@@ -57,6 +63,8 @@ impl fmt::Display for Violation {
             }
             Self::Damaged(key) => write!(f, "DAMAGED {key}"),
             Self::Unaccounted(key) => write!(f, "UNACCOUNTED {key}"),
+            Self::Gap(revision) => write!(f, "GAP at revision {revision}"),
+            Self::Shared(revision) => write!(f, "SHARED revision {revision}"),
             Self::Diverged(hashes) => write!(f, "DIVERGED {hashes:?}"),
         }
     }
@@ -131,13 +139,52 @@ pub fn judge(puts: &Puts, held: &BTreeMap<String, Held>) -> Verdict {
     verdict
 }
 
+/// Whether each revision after the first, up to `revision`, put exactly one key: so it is in a
+/// keyspace that nobody but one load writes to, in which each entry was applied once and none was
+/// left out (AP-8).
+pub fn judge_revisions(held: &BTreeMap<String, Held>, revision: i64) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let mut revisions: Vec<_> = held.values().map(|held| held.mod_revision).collect();
+    revisions.sort_unstable();
+    let mut next = FIRST_PUT;
+    for found in revisions {
+        if found < next {
+            violations.push(Violation::Shared(found));
+        }
+        violations.extend((next..found).map(Violation::Gap));
+        next = next.max(found + 1);
+    }
+    violations.extend((next..=revision).map(Violation::Gap));
+    violations
+}
+
+/// As [`verify`], and [`judge_revisions`]: for clusters that only this load writes to.
+///
+/// # Errors
+/// As for [`verify`].
+pub async fn verify_alone(puts: &Puts, addresses: &[String]) -> Result<Verdict, Error> {
+    let (revision, held) = read_all(addresses).await?;
+    let mut verdict = compare(puts, &held, revision, addresses).await?;
+    verdict.violations.extend(judge_revisions(&held, revision));
+    Ok(verdict)
+}
+
 /// Reads the cluster and compares it with the ledger. No load may run meanwhile.
 ///
 /// # Errors
 /// Nobody answers within a minute.
 pub async fn verify(puts: &Puts, addresses: &[String]) -> Result<Verdict, Error> {
     let (revision, held) = read_all(addresses).await?;
-    let mut verdict = judge(puts, &held);
+    compare(puts, &held, revision, addresses).await
+}
+
+async fn compare(
+    puts: &Puts,
+    held: &BTreeMap<String, Held>,
+    revision: i64,
+    addresses: &[String],
+) -> Result<Verdict, Error> {
+    let mut verdict = judge(puts, held);
     verdict.revision = revision;
     let mut hashes = Vec::new();
     for address in addresses {
@@ -251,5 +298,17 @@ mod tests {
         assert_eq!(judge_one(acknowledged, Some(held(6, 1))), [Violation::Moved(key(), 5, 6)]);
         assert_eq!(judge_one(acknowledged, Some(damaged)), [Violation::Damaged(key())]);
         assert_eq!(judge_one(None, Some(held(5, 1))), [Violation::Unaccounted(key())]);
+    }
+
+    #[test]
+    fn gaps_and_shared_revisions_are_found() {
+        let at = |revisions: &[i64]| -> BTreeMap<_, _> {
+            let held = revisions.iter().enumerate().map(|(n, r)| (n.to_string(), held(*r, 1)));
+            held.collect()
+        };
+        assert!(judge_revisions(&at(&[3, 2, 4]), 4).is_empty());
+        assert!(judge_revisions(&at(&[]), 1).is_empty());
+        assert_eq!(judge_revisions(&at(&[2, 4]), 5), [Violation::Gap(3), Violation::Gap(5)]);
+        assert_eq!(judge_revisions(&at(&[2, 2, 3]), 3), [Violation::Shared(2)]);
     }
 }

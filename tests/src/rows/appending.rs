@@ -7,7 +7,7 @@ use polyraft::{GroupHandle, GroupId, LogIndex, NodeId, ReplicaId, Term};
 use polyraft_core::entry::{Configuration, EntryKind, LogEntry, Member};
 use polyraft_core::ports::{GroupAppend, GroupIdentity, LogStore};
 use polyraft_storage::journal::Journal;
-use polyraft_storage::lmdb::LmdbTable;
+use polyraft_storage::LogTable;
 use polyraft_storage::{Storage, StorageOptions};
 use tokio::task::JoinSet;
 
@@ -84,7 +84,7 @@ async fn burst(cluster: &Cluster, groups: &[GroupHandle]) -> Vec<u64> {
 
 /// A log of its own environment, and what its appends took.
 struct Log {
-    journal: Journal<LmdbTable>,
+    journal: Journal<LogTable>,
     next: LogIndex,
     took: Micros,
     _dir: tempfile::TempDir,

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::close::CloseCode;
-use super::establish::{EstablishError, establish};
+use super::establish::{EstablishError, admit, establish};
 use super::identity::node_uri;
 use super::peers::Link;
 use super::refusal::Refusal;
@@ -67,8 +67,11 @@ async fn accept_one(shared: &Shared, incoming: Incoming) -> Result<(), Refusal> 
     };
     // The verifier knew the peer; it may have been removed since.
     let Some(link) = peer_of(shared, &connection) else { return refuse(Refusal::UnknownPeer) };
-    match timeout(limit, establish(connection.clone(), link.peer, shared.boot)).await {
+    match timeout(limit, establish(connection.clone(), link.peer, shared.mark)).await {
         Ok(Ok(candidate)) => {
+            if let Err(refusal) = admit(shared.register.clone(), link.peer, candidate.mark).await {
+                return refuse(refusal);
+            }
             if link.candidates.try_send(candidate).is_err() {
                 CloseCode::Duplicate.close(&connection, "many connections at once");
             }

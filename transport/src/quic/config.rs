@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use polyraft_core::ids::NodeId;
+use polyraft_core::peer_data::PeerRegister;
 use polyraft_core::ports::Lane;
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
@@ -53,6 +54,21 @@ pub struct QuicConfig {
     pub(super) frame_timeout: Duration,
     pub(super) mtu: Mtu,
     pub(super) wire_versions: Vec<WireVersion>,
+    pub(super) data: Option<OwnData>,
+}
+
+/// What this node says of its data, and what it remembers of its peers'.
+pub(super) struct OwnData {
+    pub(super) data: u64,
+    pub(super) incarnation: u64,
+    pub(super) register: Arc<dyn PeerRegister>,
+}
+
+impl std::fmt::Debug for OwnData {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { data, incarnation, .. } = self;
+        f.debug_struct("OwnData").field("data", data).field("incarnation", incarnation).finish()
+    }
 }
 
 impl QuicConfig {
@@ -68,7 +84,16 @@ impl QuicConfig {
             frame_timeout: Duration::from_secs(30),
             mtu: Mtu::Standard,
             wire_versions: SUPPORTED_WIRE_VERSIONS.to_vec(),
+            data: None,
         }
+    }
+
+    /// The data that this node shows its peers, with the number of its life, and where theirs is
+    /// remembered. Without it, as by default, peers are not held to their data (ST-9).
+    #[must_use]
+    pub fn data(mut self, data: u64, incarnation: u64, register: Arc<dyn PeerRegister>) -> Self {
+        self.data = Some(OwnData { data, incarnation, register });
+        self
     }
 
     /// A link is given up after hearing nothing, or after not being heard, for this long: 300 ms to

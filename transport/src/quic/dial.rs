@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::close::CloseCode;
-use super::establish::{Candidate, EstablishError, establish};
+use super::establish::{Candidate, EstablishError, admit, establish};
 use super::identity::IdentityError;
 use super::refusal::Refusal;
 use super::tls::SERVER_NAME;
@@ -81,9 +81,12 @@ async fn dial_one(
     let limit = shared.handshake_timeout;
     let connection = timeout(limit, connecting).await.map_err(|_| DialError::TimedOut)?;
     let connection = connection.map_err(|error| lost(shared, remote, error))?;
-    let established = timeout(limit, establish(connection.clone(), shared.node, shared.boot)).await;
+    let established = timeout(limit, establish(connection.clone(), shared.node, shared.mark)).await;
     match established {
-        Ok(Ok(candidate)) => Ok(candidate),
+        Ok(Ok(candidate)) => match admit(shared.register.clone(), peer, candidate.mark).await {
+            Ok(()) => Ok(candidate),
+            Err(refusal) => Err(refuse(shared, &connection, refusal)),
+        },
         Ok(Err(EstablishError::Lost(error))) => Err(lost(shared, remote, error)),
         Ok(Err(EstablishError::Refused(refusal))) => Err(refuse(shared, &connection, refusal)),
         Err(_) => Err(refuse(shared, &connection, Refusal::HandshakeTimeout)),

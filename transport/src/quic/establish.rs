@@ -2,13 +2,17 @@
 //!
 //! ```text
 //! each side: open 4 unidirectional streams, each starting | version u8 | stream u8 | boot u64 BE |
+//!                                      the first goes on | data u64 BE | incarnation u64 BE |
 //!            accept 4, one of each kind, all of one boot: beats and a lane each
 //! ```
 //!
 //! A dialler learns only here that its own certificate was accepted: with TLS 1.3 its handshake is
 //! complete before the other side has judged it.
 
+use std::sync::Arc;
+
 use polyraft_core::ids::NodeId;
+use polyraft_core::peer_data::{DataMark, ForeignData, PeerRegister};
 use polyraft_core::ports::Lane;
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, ConnectionError, ReadExactError, RecvStream, SendStream};
@@ -18,6 +22,8 @@ use super::tie_break::Origin;
 use super::wire_version::WireVersion;
 
 const PREAMBLE_BYTES: usize = 10;
+/// What follows the preamble of the beats.
+const DATA_BYTES: usize = 16;
 /// Streams each side opens: beats first, then a stream per lane in the lanes' order.
 pub(super) const STREAMS: usize = 1 + Lane::ALL.len();
 
@@ -25,6 +31,8 @@ pub(super) const STREAMS: usize = 1 + Lane::ALL.len();
 pub(super) struct Candidate {
     pub(super) connection: Connection,
     pub(super) origin: Origin,
+    /// The data that the peer shows.
+    pub(super) mark: DataMark,
     pub(super) version: WireVersion,
     /// Beats first, then by lane.
     pub(super) sends: Vec<SendStream>,
@@ -39,20 +47,22 @@ pub(super) struct Candidate {
 pub(super) async fn establish(
     connection: Connection,
     dialler: NodeId,
-    boot: u64,
+    mark: DataMark,
 ) -> Result<Candidate, EstablishError> {
     let version = wire_version(&connection)?;
     let mut sends = Vec::with_capacity(STREAMS);
     for stream in 0..STREAMS as u8 {
         let mut send = connection.open_uni().await?;
-        let preamble = Preamble { version, stream, boot }.encode();
-        send.write_all(&preamble)
-            .await
-            .map_err(|_| EstablishError::Refused(Refusal::LaneClosed))?;
+        let mut hello = Preamble { version, stream, boot: mark.boot }.encode().to_vec();
+        if stream == 0 {
+            hello.extend_from_slice(&mark.data.to_be_bytes());
+            hello.extend_from_slice(&mark.incarnation.to_be_bytes());
+        }
+        send.write_all(&hello).await.map_err(|_| EstablishError::Refused(Refusal::LaneClosed))?;
         sends.push(send);
     }
     let mut receives: [Option<RecvStream>; STREAMS] = Default::default();
-    let mut peer_boot = None;
+    let (mut peer_boot, mut peer_data) = (None, (0, 0));
     for _ in 0..STREAMS {
         let mut receive = connection.accept_uni().await?;
         let mut bytes = [0; PREAMBLE_BYTES];
@@ -63,11 +73,56 @@ pub(super) async fn establish(
         if preamble.version != version || preamble.boot != expected || slot.is_some() {
             return Err(BAD_PREAMBLE);
         }
+        if preamble.stream == 0 {
+            peer_data = read_data(&connection, &mut receive).await?;
+        }
         *slot = Some(receive);
     }
     let receives = receives.into_iter().flatten().collect();
-    let origin = Origin { dialler, peer_boot: peer_boot.expect("there is more than one stream") };
-    Ok(Candidate { connection, origin, version, sends, receives })
+    let boot = peer_boot.expect("there is more than one stream");
+    let (data, incarnation) = peer_data;
+    let mark = DataMark { data, incarnation, boot };
+    let origin = Origin { dialler, peer_boot: boot };
+    Ok(Candidate { connection, origin, mark, version, sends, receives })
+}
+
+/// The peer's data and the number of its life.
+async fn read_data(
+    connection: &Connection,
+    receive: &mut RecvStream,
+) -> Result<(u64, u64), EstablishError> {
+    let mut bytes = [[0; DATA_BYTES / 2]; 2];
+    for half in &mut bytes {
+        receive.read_exact(half).await.map_err(|error| read_error(connection, error))?;
+    }
+    Ok((u64::from_be_bytes(bytes[0]), u64::from_be_bytes(bytes[1])))
+}
+
+/// Whether the peer still has the data that it had: until then nothing that it says is used.
+///
+/// # Errors
+/// It has not, or nobody can tell.
+pub(super) async fn admit(
+    register: Option<Arc<dyn PeerRegister>>,
+    peer: NodeId,
+    shown: DataMark,
+) -> Result<(), Refusal> {
+    let Some(register) = register else { return Ok(()) };
+    // It may sync a file: not on a thread that moves frames.
+    let admitted = tokio::task::spawn_blocking(move || register.admit(peer, shown)).await;
+    match admitted {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(foreign)) => {
+            tracing::debug!(%peer, %foreign, "a peer's data is refused");
+            Err(match foreign {
+                ForeignData::Replaced { .. } => Refusal::ReplacedData,
+                ForeignData::Older { .. } => Refusal::OlderData,
+                _ => Refusal::DataUnknown,
+            })
+        }
+        // The runtime is going away, or a bug panicked.
+        Err(_) => Err(Refusal::DataUnknown),
+    }
 }
 
 const BAD_PREAMBLE: EstablishError = EstablishError::Refused(Refusal::BadPreamble);

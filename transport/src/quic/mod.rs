@@ -38,6 +38,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use polyraft_core::ids::NodeId;
 use polyraft_core::limits::FRAME_BYTES_MAX;
+use polyraft_core::peer_data::{DataMark, PeerRegister};
 use polyraft_core::ports::{Lane, LinkStatus, PeerAddress, SendError, Transport, TransportEvents};
 use quinn::{Endpoint, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -72,8 +73,9 @@ pub struct QuicTransport {
 /// What the tasks of one endpoint share.
 struct Shared {
     node: NodeId,
-    /// Tells this process from its earlier lives.
-    boot: u64,
+    /// What peers are told: the boot tells this process from its earlier lives.
+    mark: DataMark,
+    register: Option<Arc<dyn PeerRegister>>,
     endpoint: Endpoint,
     local_address: SocketAddr,
     peers: Arc<Peers>,
@@ -103,7 +105,7 @@ impl QuicTransport {
     /// # Errors
     /// [`StartError`]; nothing is left behind.
     pub fn start(
-        config: QuicConfig,
+        mut config: QuicConfig,
         events: Arc<dyn TransportEvents>,
         handle: Handle,
     ) -> Result<Self, StartError> {
@@ -111,6 +113,10 @@ impl QuicTransport {
         config.identity.check(&config.cluster, config.node)?;
         let (transport, endpoint_config) = (config.transport(), config.endpoint());
         let beat_interval = config.beat_interval();
+        let (data, incarnation, register) = match config.data.take() {
+            Some(own) => (own.data, own.incarnation, Some(own.register)),
+            None => (0, 0, None),
+        };
         let (peers, refusals) = (Arc::new(Peers::default()), Arc::new(Refusals::default()));
         let versions = &config.wire_versions;
         let tls = Tls::new(config.identity, config.cluster, versions, refusals.clone());
@@ -123,7 +129,8 @@ impl QuicTransport {
             Endpoint::new(endpoint_config, Some(server), socket, runtime).map_err(bind)?;
         let shared = Arc::new(Shared {
             node: config.node,
-            boot: rand::random(),
+            mark: DataMark { data, incarnation, boot: rand::random() },
+            register,
             local_address: endpoint.local_addr().map_err(bind)?,
             endpoint,
             peers,

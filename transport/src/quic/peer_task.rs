@@ -3,18 +3,22 @@
 //! ```text
 //! dial ───────┐
 //! accept ─────┴→ candidate ─tie break→ live ─closed, violated, unheard→ retire → pause → dial
+//!                              └ loser of two dials at once → drain → close
 //! ```
 //!
-//! Promise: `on_connected` and `on_disconnected` alternate, and no frame of a connection is delivered
-//! outside its pair of them. At most one connection is in use, at most one dial under way.
+//! Promise: `on_connected` and `on_disconnected` alternate, and no frame is delivered outside a pair
+//! of them. At most one connection is sent on, at most one dial is under way. When both nodes have
+//! dialled at once the link does not go down: what is on its way on the connection that loses still
+//! arrives, perhaps after later frames on the one that wins.
 
+use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use polyraft_core::ids::NodeId;
 use polyraft_core::ports::{Lane, TransportEvents};
-use quinn::ConnectionError;
+use quinn::{ConnectionError, RecvStream, SendStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
@@ -28,8 +32,11 @@ use super::lanes::{LaneEnd, LaneTask};
 use super::liveness::{Liveness, Sample};
 use super::peers::{Link, Live, Orders};
 use super::refusal::Refusal;
-use super::tie_break::{Origin, supersedes};
+use super::tie_break::{Origin, are_simultaneous, supersedes};
 
+/// How long the loser of two dials at once is read before it is closed. The peer stops sending on it
+/// as soon as it has seen the winner, which has been established on this side already.
+const DRAIN: Duration = Duration::from_secs(2);
 /// What the higher node of a pair waits longer before it dials.
 const HEAD_START: Duration = DELAY_MIN;
 
@@ -40,6 +47,7 @@ pub(super) struct PeerTask {
     candidates: mpsc::Receiver<Candidate>,
     orders: watch::Receiver<Orders>,
     current: Option<Current>,
+    draining: VecDeque<Draining>,
     dialling: Option<JoinHandle<Result<Candidate, DialError>>>,
     dial_at: Instant,
     backoff: Backoff,
@@ -54,12 +62,32 @@ struct Current {
     watch: LivenessWatch,
 }
 
+/// A connection that lost to the one in use and is emptied, first come first.
+struct Draining {
+    live: Arc<Live>,
+    lanes: JoinSet<LaneEnd>,
+    until: Instant,
+}
+
+impl Draining {
+    fn new(live: Arc<Live>, lanes: JoinSet<LaneEnd>) -> Self {
+        Self { live, lanes, until: Instant::now() + DRAIN }
+    }
+
+    /// Closes it; no frame arrives on it afterwards.
+    async fn end(mut self, code: CloseCode, reason: &str) {
+        code.close(&self.live.connection, reason);
+        self.lanes.shutdown().await;
+    }
+}
+
 /// What happened next.
 enum Event {
     Ordered,
     Candidate(Candidate),
     Dialled(Result<Candidate, DialError>),
     DialDue,
+    Drained,
     Ended(End),
 }
 
@@ -85,6 +113,7 @@ impl PeerTask {
             candidates,
             orders,
             current: None,
+            draining: VecDeque::new(),
             dialling: None,
             dial_at: Instant::now(),
             backoff: Backoff::new(),
@@ -104,6 +133,7 @@ impl PeerTask {
                 Event::Dialled(Err(DialError::Lost(lost))) if CloseCode::is_benign(&lost) => {}
                 Event::Dialled(Err(error)) => self.link.set_error(error.to_string()),
                 Event::DialDue => self.dial(&followed.address),
+                Event::Drained => self.end_first_drain().await,
                 Event::Ended(end) => self.end(end).await,
             }
         }
@@ -121,6 +151,7 @@ impl PeerTask {
 
     async fn next_event(&mut self) -> Event {
         let may_dial = self.current.is_none() && self.dialling.is_none();
+        let drained_at = self.draining.front().map(|draining| draining.until);
         tokio::select! {
             biased;
             _ = self.orders.changed() => Event::Ordered,
@@ -128,6 +159,9 @@ impl PeerTask {
             dialled = dialled(&mut self.dialling) => Event::Dialled(dialled),
             end = ended(&mut self.current) => Event::Ended(end),
             () = sleep_until(self.dial_at), if may_dial => Event::DialDue,
+            () = sleep_until(drained_at.unwrap_or(self.dial_at)), if drained_at.is_some() => {
+                Event::Drained
+            }
         }
     }
 
@@ -158,23 +192,57 @@ impl PeerTask {
             let lower = self.shared.node.min(self.link.peer);
             let silent = current.live.beats.heard_at().elapsed() > 2 * self.shared.beat_interval;
             let lost = current.live.connection.close_reason().is_some();
+            let is_tie = !lost && !silent && are_simultaneous(candidate.origin, current.origin);
             if !lost && !supersedes(candidate.origin, current.origin, lower, silent) {
-                return CloseCode::Duplicate.close(&candidate.connection, "another is in use");
+                if !is_tie {
+                    return CloseCode::Duplicate.close(&candidate.connection, "another is in use");
+                }
+                // The peer may have used it before it saw the other.
+                let live = Arc::new(Live::new(candidate.connection, candidate.version));
+                let lanes = self.open_lanes(&live, candidate.sends, candidate.receives);
+                return self.draining.push_back(Draining::new(live, lanes));
+            }
+            if is_tie {
+                return self.take_over(candidate);
             }
         }
         self.retire(CloseCode::Duplicate, "another takes its place").await;
         if inbound {
             self.backoff.reset();
         }
-        self.adopt(candidate);
+        self.adopt(candidate, |events, peer| events.on_connected(peer));
     }
 
-    fn adopt(&mut self, candidate: Candidate) {
-        let Candidate { connection, origin, version, sends, receives } = candidate;
+    /// Sends on the candidate from now on, and lets what is on its way on the other arrive: for
+    /// everyone above, the link stays up.
+    fn take_over(&mut self, candidate: Candidate) {
+        let before = self.current.take().expect("a candidate takes over from another connection");
+        self.draining.push_back(Draining::new(before.live, before.lanes));
+        // A lane that was full on the other connection has room on this one.
+        self.adopt(candidate, |events, peer| {
+            Lane::ALL.into_iter().for_each(|lane| events.on_writable(peer, lane));
+        });
+    }
+
+    /// Makes the candidate the connection that is sent on, and says so before its first frame.
+    fn adopt(&mut self, candidate: Candidate, tell: impl FnOnce(&dyn TransportEvents, NodeId)) {
+        let Candidate { connection, origin, version, sends, receives, .. } = candidate;
         let live = Arc::new(Live::new(connection, version));
         let watch = LivenessWatch::new(self.shared.idle_timeout);
         self.link.came_up(live.clone());
-        self.events.on_connected(self.link.peer);
+        tell(&*self.events, self.link.peer);
+        let lanes = self.open_lanes(&live, sends, receives);
+        tracing::info!(peer = %self.link.peer, remote = %live.connection.remote_address(), "link up");
+        self.current = Some(Current { live, origin, since: Instant::now(), lanes, watch });
+    }
+
+    /// Starts the tasks that move a connection's beats and frames.
+    fn open_lanes(
+        &self,
+        live: &Arc<Live>,
+        sends: Vec<SendStream>,
+        receives: Vec<RecvStream>,
+    ) -> JoinSet<LaneEnd> {
         let mut lanes = JoinSet::new();
         let mut streams = sends.into_iter().zip(receives);
         let (send, receive) = streams.next().expect("a candidate has every stream");
@@ -194,8 +262,13 @@ impl PeerTask {
             lanes.spawn(task.clone().write(queue.clone(), send));
             lanes.spawn(task.read(receive));
         }
-        tracing::info!(peer = %self.link.peer, remote = %live.connection.remote_address(), "link up");
-        self.current = Some(Current { live, origin, since: Instant::now(), lanes, watch });
+        lanes
+    }
+
+    async fn end_first_drain(&mut self) {
+        if let Some(draining) = self.draining.pop_front() {
+            draining.end(CloseCode::Duplicate, "another is in use").await;
+        }
     }
 
     /// Handles the end of the connection in use.
@@ -234,6 +307,9 @@ impl PeerTask {
         self.link.went_down();
         code.close(&current.live.connection, reason);
         current.lanes.shutdown().await;
+        for draining in std::mem::take(&mut self.draining) {
+            draining.end(code, reason).await;
+        }
         tracing::info!(peer = %self.link.peer, reason, "link down");
         self.events.on_disconnected(self.link.peer);
     }

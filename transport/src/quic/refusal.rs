@@ -66,6 +66,12 @@ refusals! {
     Busy = "busy",
     /// The peer refused this node; its log says why.
     RefusedByPeer = "refused_by_peer",
+    /// The peer comes with other data than it had: its directory was wiped or exchanged.
+    ReplacedData = "replaced_data",
+    /// The peer comes with an older copy of its data, or with a second one.
+    OlderData = "older_data",
+    /// What is known of the peer's data cannot be read or written here.
+    DataUnknown = "data_unknown",
     /// A lane's stream did not start as it must.
     BadPreamble = "bad_preamble",
     /// A frame longer than allowed was announced.

@@ -26,6 +26,12 @@ pub(super) fn supersedes(new: Origin, current: Origin, lower: NodeId, silent: bo
         || new.dialler == lower
 }
 
+/// Whether the two were dialled from both sides by the same lives of the nodes: then each side sees
+/// both, works, and has perhaps been using the other one.
+pub(super) fn are_simultaneous(new: Origin, current: Origin) -> bool {
+    new.peer_boot == current.peer_boot && new.dialler != current.dialler
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,5 +67,13 @@ mod tests {
         assert!(supersedes(high, high, LOW, false));
         assert!(!supersedes(high, low, LOW, false));
         assert!(supersedes(high, low, LOW, true));
+    }
+
+    #[test]
+    fn only_dials_from_both_sides_by_the_same_lives_are_simultaneous() {
+        let origin = |dialler, peer_boot| Origin { dialler, peer_boot };
+        assert!(are_simultaneous(origin(LOW, 1), origin(HIGH, 1)));
+        assert!(!are_simultaneous(origin(LOW, 1), origin(LOW, 1)));
+        assert!(!are_simultaneous(origin(LOW, 2), origin(HIGH, 1)));
     }
 }
