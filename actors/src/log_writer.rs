@@ -147,6 +147,9 @@ impl Default for LogWriterConfig {
     }
 }
 
+/// From a commit to the garbage collection that is not overdue: a timer per commit would wake the
+/// thread once more for each.
+const COLLECTION_DELAY: Duration = Duration::from_millis(100);
 /// Between two pieces of garbage collection while there is nothing else to do.
 const COLLECTION_PAUSE: Duration = Duration::from_millis(1);
 
@@ -355,11 +358,11 @@ impl LogWriter {
         self.uncollected_bytes >= self.config.collection_bytes
     }
 
-    /// After a pause, so that appends come first and the thread is not held.
-    fn collect_when_idle(&mut self, ctx: &mut Context<Self>) {
+    /// After a while, so that appends come first and the thread is not held.
+    fn collect_after(&mut self, pause: Duration, ctx: &mut Context<Self>) {
         if self.mode == Mode::Writing && !self.garbage_notified {
             self.garbage_notified = true;
-            ctx.notify_later(CollectGarbage, COLLECTION_PAUSE);
+            ctx.notify_later(CollectGarbage, pause);
         }
     }
 
@@ -368,7 +371,7 @@ impl LogWriter {
         self.uncollected_bytes =
             self.uncollected_bytes.saturating_sub(self.config.collection_bytes);
         match self.store.collect_garbage() {
-            Ok(true) => self.collect_when_idle(ctx),
+            Ok(true) => self.collect_after(COLLECTION_PAUSE, ctx),
             Ok(false) => self.uncollected_bytes = 0,
             // Collecting needs a little room itself; the next commit finds out and waits.
             Err(StorageError::Full { what }) => tracing::warn!(what, "no room to collect garbage"),
@@ -495,7 +498,7 @@ impl Handler<Flush> for LogWriter {
         if !self.queue.is_empty() {
             self.notify_flush(ctx);
         }
-        self.collect_when_idle(ctx);
+        self.collect_after(COLLECTION_DELAY, ctx);
     }
 }
 

@@ -77,8 +77,7 @@ impl Scrape {
             let name = series.split('{').next().expect("a split has a first part");
             name == family || name == format!("{family}_count")
         };
-        let totals =
-            samples.iter().filter(|(series, _)| is_total(series) && !series.contains("quantile="));
+        let totals = samples.iter().filter(|(series, _)| is_total(series));
         totals.map(|(_, value)| value.parse::<f64>().expect("a number")).sum()
     }
 }
@@ -244,7 +243,8 @@ async fn disturb(cluster: &mut Cluster, scraper: &mut Scraper) {
     // Its peers were never told of this group, and say so to whoever asks for their votes.
     let lone = GroupSpec::new(GroupId::new(9), "g9");
     cluster.node(1).create_group(lone).await.expect("a new name");
-    scraper.expect("a group its peers lack", &["polyraft_link_unknown_group_total"]).await;
+    let lacking = ["polyraft_link_unknown_group_total", "polyraft_awake_groups"];
+    scraper.expect("a group its peers lack", &lacking).await;
     flood(cluster).await;
     scraper.expect("a flood", &["polyraft_mailbox_dropped_total"]).await;
     cut_the_leader_off(cluster).await;
@@ -289,7 +289,7 @@ fn check_exported(scrape: &Scrape) {
         let expected = match metric.kind {
             MetricKind::Counter => "counter",
             MetricKind::Gauge => "gauge",
-            MetricKind::Histogram => "summary",
+            MetricKind::Histogram => "histogram",
         };
         assert_eq!(scrape.types[metric.name], expected, "{}", metric.name);
     }
@@ -314,7 +314,7 @@ async fn every_metric_moves_for_its_cause() {
 #[test]
 fn what_stands_still_or_has_no_type_is_noticed() {
     let text = "# HELP a_total What a is.\n# TYPE a_total counter\na_total{x=\"1\"} 2\na_total{x=\"2\"} 3\n\
-                # TYPE b_seconds summary\nb_seconds{quantile=\"0.5\"} 9\nb_seconds_sum 1.5\nb_seconds_count 4\n";
+                # TYPE b_seconds histogram\nb_seconds_bucket{le=\"0.5\"} 9\nb_seconds_sum 1.5\nb_seconds_count 4\n";
     let scrape = Scrape::parse(text);
     assert_eq!((scrape.total("a_total"), scrape.total("b_seconds")), (5.0, 4.0));
     assert_eq!(scrape.total("absent"), 0.0);

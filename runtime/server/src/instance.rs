@@ -12,7 +12,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use polyraft::{ConfigErrors, Node, NodeConfig, NodeId, StartError};
 use serde::Deserialize;
 use tokio::net::TcpListener;
@@ -24,6 +24,15 @@ use crate::admin::Admin;
 use crate::etcd::{self, Keyspaces};
 use crate::mvcc::Keyspace;
 
+/// Upper bounds of a histogram's buckets, by the unit at the end of its name; the last is for counts.
+const SECONDS_BUCKETS: [f64; 17] = [
+    0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0,
+    2.0, 5.0, 10.0,
+];
+const BYTES_BUCKETS: [f64; 9] =
+    [64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0, 4_194_304.0];
+const COUNT_BUCKETS: [f64; 11] =
+    [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 5000.0];
 /// Between two folds of recorded samples into their histograms.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -190,7 +199,12 @@ impl Instance {
 /// # Errors
 /// There is one already.
 pub fn install_metrics() -> Result<PrometheusHandle, InstanceError> {
-    let handle = PrometheusBuilder::new().install_recorder()?;
+    // Histograms, not summaries: they add up over nodes, and cost nothing between two scrapes.
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES_BUCKETS)?
+        .set_buckets(&COUNT_BUCKETS)?
+        .install_recorder()?;
     let kept = handle.clone();
     tokio::spawn(async move {
         let mut interval = tokio::time::interval(METRICS_UPKEEP_INTERVAL);
