@@ -5,12 +5,13 @@
 //! ```
 //!
 //! In production each [`Place`] maps to threads by its needs: what blocks (log writer, state
-//! flusher) is alone, groups are spread over shards by id, and the tick shares with nobody; where the
-//! system allows it, the tick's thread goes before the others when all cores are busy. Under the
-//! simulator every place is the one current arbiter.
+//! flusher) is alone, groups are spread over shards by id, links share the first of these with the
+//! transport, and the tick shares with nobody; where the system allows it, the tick's thread goes
+//! before the others when all cores are busy. Under the simulator every place is the one current
+//! arbiter.
 
-use std::io;
 use std::sync::Mutex;
+use std::{io, iter};
 
 use actix::dev::channel::{self, AddressReceiver};
 use actix::prelude::*;
@@ -23,7 +24,7 @@ use crate::mailbox::{ActorKind, capacity};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Place {
     /// The shard of a group: its group actor, batcher and applier. State machines themselves run on
-    /// [`crate::workers`], so none of the three ever blocks.
+    /// [`crate::workers`], so none of the three ever blocks. The first shard is the transport's thread.
     Shard(GroupId),
     /// The log writer's own thread; it blocks in every commit.
     LogWriter,
@@ -121,7 +122,8 @@ pub struct ArbiterSpawner {
 }
 
 impl ArbiterSpawner {
-    /// Starts the threads, `shards` of them for groups: more than cores only adds switches.
+    /// Starts the threads, `shards` of them for groups, the first of which has the links and the
+    /// transport as well: more than cores only adds switches.
     ///
     /// # Errors
     /// The runtime that the links share with the transport cannot be made.
@@ -141,7 +143,7 @@ impl ArbiterSpawner {
             handle
         };
         let spawner = Self {
-            shards: (0..shards).map(|_| arbiter()).collect(),
+            shards: iter::once(transport.clone()).chain((1..shards).map(|_| arbiter())).collect(),
             log_writer: arbiter(),
             state_flusher: arbiter(),
             transport,

@@ -144,7 +144,8 @@ impl StorageConfig {
 /// Threads of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ThreadsConfig {
-    /// Arbiters that run group actors. 1 to 256, or `None` (default): one per core.
+    /// Arbiters that run group actors, the first of them the transport's tasks too. 1 to 256, or `None`
+    /// (default): one per two cores, as disks, state machines and clients need threads of their own.
     pub shards: Option<usize>,
     /// Threads that apply committed entries; one group uses one at a time. They are started when
     /// they are needed, and up to sixteen at least, because a state machine may block. 1 to 256, or
@@ -160,7 +161,7 @@ impl ThreadsConfig {
 
     /// Arbiters to start on this machine.
     pub fn shards(&self) -> usize {
-        self.shards.unwrap_or_else(cores)
+        self.shards.unwrap_or_else(|| cores().div_ceil(2))
     }
 
     /// Apply threads to start on this machine.
