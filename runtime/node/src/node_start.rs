@@ -18,7 +18,7 @@ use polyraft_actors::node_parts::{NodeParts, NodeSettings, OpenLog, Slots};
 use polyraft_actors::spawner::{ArbiterSpawner, Spawner};
 use polyraft_actors::state_flusher::StateFlusherConfig;
 use polyraft_actors::supervisor::start_supervisor;
-use polyraft_actors::workers::{ThreadWorkers, Workers};
+use polyraft_actors::workers::ThreadWorkers;
 use polyraft_core::batch_config::BatchConfig;
 use polyraft_core::compaction::Retention;
 use polyraft_core::ids::{GroupId, NodeId};
@@ -64,6 +64,14 @@ pub(crate) struct Started {
     pub(crate) running: Running,
 }
 
+/// What the node's own thread starts from.
+struct Opened {
+    storage: Storage<LogTable, LmdbTable>,
+    quic: QuicConfig,
+    machine: Machine,
+    seams: Seams,
+}
+
 /// What the node's own thread reports: the parts and the transport, or why there are none.
 type Report = Result<(Arc<NodeParts>, Arc<QuicTransport>), StartError>;
 
@@ -90,10 +98,19 @@ pub(crate) async fn start(
     let config = config.clone();
     let thread = std::thread::Builder::new()
         .name("polyraft-node".to_owned())
-        .spawn(move || run(&config, storage, quic, (machine, seams), ready, stopped))
+        .spawn(move || run(&config, Opened { storage, quic, machine, seams }, ready, stopped))
         .map_err(StartError::Thread)?;
-    let (parts, transport) = started.await.map_err(|_| StartError::Ended)??;
-    Ok(Started { parts, transport, tables, running: Running { stop, thread } })
+    match started.await.unwrap_or(Err(StartError::Ended)) {
+        Ok((parts, transport)) => {
+            Ok(Started { parts, transport, tables, running: Running { stop, thread } })
+        }
+        Err(error) => {
+            // Its thread holds the data directory until it ends.
+            drop(tables);
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            Err(error)
+        }
+    }
 }
 
 /// Loopback carries large datagrams; anything else gets what every path carries.
@@ -104,53 +121,16 @@ fn mtu(config: &NodeConfig) -> Mtu {
 /// The node's own thread, from its first actor to its last.
 fn run(
     config: &NodeConfig,
-    storage: Storage<LogTable, LmdbTable>,
-    quic: QuicConfig,
-    (machine, seams): (Machine, Seams),
+    opened: Opened,
     ready: oneshot::Sender<Report>,
     stopped: oneshot::Receiver<()>,
 ) {
     actix::System::new().block_on(async move {
-        let threads = config.threads();
-        let spawner = match ArbiterSpawner::new(threads.shards()) {
-            Ok(spawner) => Arc::new(spawner),
+        let (parts, transport) = match assemble(config, opened) {
+            Ok(assembled) => assembled,
             // An Err here and below means that nobody waits for the start.
-            Err(error) => return drop(ready.send(Err(StartError::Thread(error)))),
+            Err(error) => return drop(ready.send(Err(error))),
         };
-        let directory = Arc::new(Directory::default());
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-        let events = Arc::new(LinkEvents::new(config.node_id(), directory.clone(), clock.clone()));
-        let runtime = spawner.transport_runtime().clone();
-        let transport = match QuicTransport::start(quic, events, runtime) {
-            Ok(transport) => Arc::new(transport),
-            Err(error) => {
-                spawner.stop();
-                return drop(ready.send(Err(error.into())));
-            }
-        };
-        let apply_threads = threads.apply_workers().max(APPLY_THREADS_MIN);
-        let workers: Arc<dyn Workers> = Arc::new(ThreadWorkers::new(apply_threads));
-        let mut settings = settings(config);
-        (seams.settings)(&mut settings);
-        let parts = Arc::new(NodeParts {
-            node: config.node_id(),
-            peers: peers(config),
-            settings,
-            spawner: spawner.clone(),
-            workers: workers.clone(),
-            clock,
-            entropy: Arc::new(SeededEntropy::new(rand::random())),
-            directory,
-            transport: transport.clone(),
-            state: storage.state.clone(),
-            open_log: open_log(storage.journal, storage_options(config).journal, seams.log),
-            machine: Box::new(move |group: GroupId, name: &str| {
-                machine(&GroupSpec::new(group, name))
-            }),
-            on_storage_failed: Box::new(|reason| tracing::error!(reason, "storage failed")),
-            log_progress: Arc::default(),
-            slots: Slots::default(),
-        });
         start_supervisor(&parts);
         // The supervisor opens the journal and enters the stored groups into the directory.
         while parts.actors().is_none() && parts.storage_failure().is_none() {
@@ -163,9 +143,45 @@ fn run(
         transport.shutdown();
         // Peers that do not hear it find out by their own timeout.
         let _ = tokio::time::timeout(FAREWELL_MAX, transport.closed()).await;
-        spawner.stop();
-        workers.stop();
+        parts.spawner.stop();
+        parts.workers.stop();
     });
+}
+
+/// Starts the threads, and the transport on one of them. Needs the current actix `System`.
+fn assemble(
+    config: &NodeConfig,
+    opened: Opened,
+) -> Result<(Arc<NodeParts>, Arc<QuicTransport>), StartError> {
+    let Opened { storage, quic, machine, seams } = opened;
+    let threads = config.threads();
+    let spawner = ArbiterSpawner::new(threads.shards()).map_err(StartError::Thread)?;
+    let directory = Arc::new(Directory::default());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let events = Arc::new(LinkEvents::new(config.node_id(), directory.clone(), clock.clone()));
+    let transport = QuicTransport::start(quic, events, spawner.transport_runtime().clone());
+    let transport = Arc::new(transport.inspect_err(|_| spawner.stop())?);
+    let apply_threads = threads.apply_workers().max(APPLY_THREADS_MIN);
+    let mut settings = settings(config);
+    (seams.settings)(&mut settings);
+    let parts = NodeParts {
+        node: config.node_id(),
+        peers: peers(config),
+        settings,
+        spawner: Arc::new(spawner),
+        workers: Arc::new(ThreadWorkers::new(apply_threads)),
+        clock,
+        entropy: Arc::new(SeededEntropy::new(rand::random())),
+        directory,
+        transport: transport.clone(),
+        state: storage.state.clone(),
+        open_log: open_log(storage.journal, storage_options(config).journal, seams.log),
+        machine: Box::new(move |group: GroupId, name: &str| machine(&GroupSpec::new(group, name))),
+        on_storage_failed: Box::new(|reason| tracing::error!(reason, "storage failed")),
+        log_progress: Arc::default(),
+        slots: Slots::default(),
+    };
+    Ok((Arc::new(parts), transport))
 }
 
 fn peers(config: &NodeConfig) -> Vec<NodeId> {
