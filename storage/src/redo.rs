@@ -56,7 +56,12 @@ struct Inner<T> {
     writer: Mutex<Writer>,
 }
 
-type Pending = BTreeMap<Box<[u8]>, Bytes>;
+/// Rows of the file, and the generation in which they are not in the table.
+#[derive(Debug, Clone, Default)]
+struct Pending {
+    generation: u64,
+    rows: BTreeMap<Box<[u8]>, Bytes>,
+}
 
 /// Where the next frame goes.
 #[derive(Debug)]
@@ -67,7 +72,7 @@ struct Writer {
     /// In blocks.
     at: usize,
     buffer: Vec<Block>,
-    /// A write failed: what the file holds now is unknown.
+    /// A write failed: what the file holds, or the table, or which generation it is, is unknown.
     is_broken: bool,
 }
 
@@ -84,38 +89,35 @@ impl<T: TableStore> Redo<T> {
         path: &Path,
         bytes: usize,
     ) -> Result<Self, StorageError> {
-        let known = generation(&table, tables)?;
-        if !path.exists() {
-            if known > 0 {
-                let what =
-                    format!("{} is missing, and may hold acknowledged writes", path.display());
-                let source = Box::new(io::Error::new(io::ErrorKind::NotFound, what));
-                return Err(StorageError::Io { doing: "opening the redo log", source });
-            }
+        let known = generation(&table.read()?, tables)?;
+        if known == 0 {
+            // Nothing was acknowledged yet: what is there is of a store that is gone.
             RedoFile::create(path, bytes.div_ceil(BLOCK_BYTES))?;
+        } else if !path.exists() {
+            let what = format!("{} is missing, and may hold acknowledged writes", path.display());
+            let source = Box::new(io::Error::new(io::ErrorKind::NotFound, what));
+            return Err(StorageError::Io { doing: "opening the redo log", source });
         }
         let (file, bytes) = RedoFile::open(path)?;
-        let rows = recover(&bytes, known);
+        let rows: BTreeMap<_, _> =
+            recover(&bytes, known).into_iter().map(|row| (row.key, row.value)).collect();
         if !rows.is_empty() {
             tracing::info!(rows = rows.len(), "rows of the redo log brought to their table");
         }
-        let mut pending = Pending::new();
-        for row in rows {
-            pending.insert(row.key.into(), Bytes::copy_from_slice(row.value));
-        }
-        let writer = Writer {
-            file,
-            generation: known,
-            ordinal: 0,
-            at: 0,
-            buffer: Vec::new(),
-            is_broken: false,
-        };
-        let pending = RwLock::new(Arc::new(pending));
+        // Until the table has the rows, nothing is written behind them.
+        let at = file.blocks();
+        let buffer = Vec::new();
+        let writer = Writer { file, generation: known, ordinal: 0, at, buffer, is_broken: false };
+        let pending = RwLock::new(Arc::new(Pending { generation: known, rows }));
         let inner = Inner { table, tables, pending, writer: Mutex::new(writer) };
         let redo = Self { inner: Arc::new(inner) };
-        redo.inner.settle(&mut redo.inner.writer(), WriteSize::default(), &mut |_| Ok(()))?;
-        Ok(redo)
+        let settled =
+            redo.inner.settle(&mut redo.inner.writer(), WriteSize::default(), &mut |_| Ok(()));
+        match settled {
+            // A full disk can be read, and is emptied by whoever reads it.
+            Err(StorageError::Full { .. }) | Ok(()) => Ok(redo),
+            Err(error) => Err(error),
+        }
     }
 
     /// The table behind the log, without what is pending.
@@ -144,17 +146,47 @@ impl<T: TableStore> Inner<T> {
         let RedoTables { appended, generation } = self.tables;
         let pending = self.pending();
         let next = (writer.generation + 1).to_be_bytes();
-        pending.iter().for_each(|(key, value)| size.add(key, value));
+        let rows = &pending.rows;
+        rows.iter().for_each(|(key, value)| size.add(key, value));
         size.add(GENERATION, &next);
-        self.table.write(size, &mut |write| {
-            pending.iter().try_for_each(|(key, value)| write.append(appended, key, value))?;
+        self.write_table(writer, size, &mut |write| {
+            rows.iter().try_for_each(|(key, value)| write.append(appended, key, value))?;
             write.put(generation, GENERATION, &next)?;
             body(write)
         })?;
         writer.generation += 1;
         (writer.ordinal, writer.at) = (0, 0);
-        *self.pending.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
+        let empty = Pending { generation: writer.generation, rows: BTreeMap::new() };
+        *self.pending.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(empty);
         Ok(())
+    }
+
+    /// After a failure but `Full` it is unknown which generation the table has: a frame of the wrong
+    /// one would be forgotten.
+    fn write_table(
+        &self,
+        writer: &mut Writer,
+        size: WriteSize,
+        body: &mut dyn FnMut(&mut dyn TableWrite) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        writer.is_broken = true;
+        let result = self.table.write(size, body);
+        writer.is_broken =
+            matches!(&result, Err(error) if !matches!(error, StorageError::Full { .. }));
+        result
+    }
+
+    /// What a reader sees that took `pending` first and the snapshot `table` then. If a transaction
+    /// came between, the snapshot has it all.
+    fn view<R: TableRead>(
+        &self,
+        mut pending: Arc<Pending>,
+        table: R,
+    ) -> Result<RedoRead<R>, StorageError> {
+        if !pending.rows.is_empty() && generation(&table, self.tables)? != pending.generation {
+            pending = Arc::default();
+        }
+        Ok(RedoRead { appended: self.tables.appended, pending, table })
     }
 
     fn append(&self, writer: &mut Writer, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
@@ -175,13 +207,12 @@ impl<T: TableStore> Inner<T> {
         writer.ordinal += 1;
         writer.at += blocks;
         let mut pending = self.pending.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::make_mut(&mut pending).insert(key.into(), Bytes::copy_from_slice(value));
+        Arc::make_mut(&mut pending).rows.insert(key.into(), Bytes::copy_from_slice(value));
         Ok(())
     }
 }
 
-fn generation(table: &impl TableStore, tables: RedoTables) -> Result<u64, StorageError> {
-    let read = table.read()?;
+fn generation(read: &impl TableRead, tables: RedoTables) -> Result<u64, StorageError> {
     match read.get(tables.generation, GENERATION)?.map(<[u8; 8]>::try_from) {
         None => Ok(0),
         Some(Ok(bytes)) => Ok(u64::from_be_bytes(bytes)),
@@ -196,10 +227,8 @@ impl<T: TableStore> TableStore for Redo<T> {
     type Read<'a> = RedoRead<T::Read<'a>>;
 
     fn read(&self) -> Result<Self::Read<'_>, StorageError> {
-        // In this order: a row on its way is seen in one place or in both.
         let pending = self.inner.pending();
-        let table = self.inner.table.read()?;
-        Ok(RedoRead { appended: self.inner.tables.appended, pending, table })
+        self.inner.view(pending, self.inner.table.read()?)
     }
 
     fn write(
@@ -210,7 +239,9 @@ impl<T: TableStore> TableStore for Redo<T> {
         let mut writer = self.inner.writer();
         match writer.is_broken {
             true => Err(StorageError::Poisoned),
-            false if self.inner.pending().is_empty() => self.inner.table.write(size, body),
+            false if self.inner.pending().rows.is_empty() => {
+                self.inner.write_table(&mut writer, size, body)
+            }
             false => self.inner.settle(&mut writer, size, body),
         }
     }
@@ -235,7 +266,7 @@ pub struct RedoRead<R> {
 impl<R> RedoRead<R> {
     /// The pending row of a key, if its table has any.
     fn pending(&self, table: TableId, key: &[u8]) -> Option<&[u8]> {
-        let pending = (table == self.appended).then(|| self.pending.get(key))?;
+        let pending = (table == self.appended).then(|| self.pending.rows.get(key))?;
         pending.map(|value| &value[..])
     }
 }
@@ -248,8 +279,7 @@ impl<R: TableRead> TableRead for RedoRead<R> {
         }
     }
 
-    /// What is pending is greater than all that is in the table but the pending rows themselves,
-    /// which may have arrived there since.
+    /// What is pending is greater than all that is in the table.
     fn scan(
         &self,
         table: TableId,
@@ -258,26 +288,25 @@ impl<R: TableRead> TableRead for RedoRead<R> {
         reverse: bool,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StorageError> {
-        if table != self.appended || self.pending.is_empty() {
+        if table != self.appended || self.pending.rows.is_empty() {
             return self.table.scan(table, from, to, reverse, visit);
         }
         if is_empty_range(from, to) {
             return Ok(());
         }
-        let rows = self.pending.range::<[u8], _>((from, to));
+        let mut rows = self.pending.rows.range::<[u8], _>((from, to));
         let mut goes_on = true;
         if reverse {
-            let mut rows = rows.rev();
-            goes_on = rows.all(|(key, value)| visit(key, value));
+            goes_on = rows.by_ref().rev().all(|(key, value)| visit(key, value));
         }
         if goes_on {
             self.table.scan(table, from, to, reverse, &mut |key, value| {
-                goes_on = self.pending.contains_key(key) || visit(key, value);
+                goes_on = visit(key, value);
                 goes_on
             })?;
         }
         if goes_on && !reverse {
-            let _ = self.pending.range::<[u8], _>((from, to)).all(|(key, value)| visit(key, value));
+            let _ = rows.all(|(key, value)| visit(key, value));
         }
         Ok(())
     }

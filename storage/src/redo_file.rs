@@ -35,7 +35,8 @@ impl RedoFile {
             (0..blocks).try_for_each(|_| file.write_all(&Block::ZERO.0))?;
             file.sync_all()?;
             fs::rename(&new, path)?;
-            File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
         };
         create().map_err(|error| match error.kind() {
             io::ErrorKind::StorageFull => {

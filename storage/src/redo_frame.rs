@@ -5,17 +5,22 @@
 //! └─────── block ────────────────┴──────── blocks ─────────────────┘
 //! ```
 //!
-//! No block is written twice in a generation, so that no later write can tear an earlier frame.
+//! No block is written twice in a generation, so that no later write can tear an earlier frame. A block
+//! that continues a frame begins with a zero, which no header does: whatever a caller stores, its bytes
+//! are never read as a frame.
 //! Promise: [`recover`] returns every frame that was wholly written, in order, and stops before one
 //! that was cut short. A damaged frame with others behind it was durable once: its value is returned
 //! as it is if header and key can be read, for whoever owns it to find the damage, and left out
 //! otherwise, for whoever owns the keys to find the gap.
 //! Not here: the file (`redo_file`), when frames are forgotten (`redo`).
 
+use bytes::Bytes;
+
 use crate::field_reader::{FieldReader, Malformed};
 
 /// Disks and file systems write this many bytes at once, or fewer.
 pub(crate) const BLOCK_BYTES: usize = 4096;
+/// Its first byte is not zero.
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 36;
 
@@ -29,15 +34,20 @@ impl Block {
 }
 
 /// A row found in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Row<'a> {
-    pub key: &'a [u8],
-    pub value: &'a [u8],
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub key: Box<[u8]>,
+    pub value: Bytes,
 }
 
 /// Blocks that a row takes.
 pub(crate) fn blocks_of(key: &[u8], value: &[u8]) -> usize {
-    (HEADER_BYTES + key.len() + value.len()).div_ceil(BLOCK_BYTES)
+    blocks_for(HEADER_BYTES + key.len() + value.len())
+}
+
+/// The first block is all the frame's; each of the others has one byte less.
+const fn blocks_for(bytes: usize) -> usize {
+    1 + bytes.saturating_sub(BLOCK_BYTES).div_ceil(BLOCK_BYTES - 1)
 }
 
 /// Replaces `out` by the frame number `ordinal`, from 0, of `generation`.
@@ -59,10 +69,13 @@ pub(crate) fn encode(
     header[4..8].copy_from_slice(&crc.to_le_bytes());
     out.clear();
     out.resize(blocks_of(key, value), Block::ZERO);
-    let mut at = 0;
+    let (mut block, mut at) = (0, 0);
     for mut part in [&header[..], key, value] {
         while !part.is_empty() {
-            let room = &mut out[at / BLOCK_BYTES].0[at % BLOCK_BYTES..];
+            if at == BLOCK_BYTES {
+                (block, at) = (block + 1, 1);
+            }
+            let room = &mut out[block].0[at..];
             let (now, later) = part.split_at(part.len().min(room.len()));
             room[..now.len()].copy_from_slice(now);
             at += now.len();
@@ -72,50 +85,69 @@ pub(crate) fn encode(
 }
 
 /// The rows of `generation` in a log file's bytes.
-pub(crate) fn recover(file: &[u8], generation: u64) -> Vec<Row<'_>> {
-    let (mut rows, mut at, mut next, mut last_is_whole) = (Vec::new(), 0, 0, true);
+pub(crate) fn recover(file: &[u8], generation: u64) -> Vec<Row> {
+    let (mut rows, mut at, mut next, mut may_be_torn) = (Vec::new(), 0, 0, false);
     while at + BLOCK_BYTES <= file.len() {
         let frame = Frame::read(&file[at..]).ok();
         match frame.filter(|frame| frame.generation == generation && frame.ordinal >= next) {
             Some(frame) => {
-                rows.push(frame.row);
-                last_is_whole = frame.is_whole;
+                at += blocks_of(&frame.row.key, &frame.row.value) * BLOCK_BYTES;
+                // Behind a gap, something was damaged that had been durable.
+                may_be_torn = !frame.is_whole && frame.ordinal == next;
                 next = frame.ordinal + 1;
-                at += blocks_of(frame.row.key, frame.row.value) * BLOCK_BYTES;
+                rows.push(frame.row);
             }
             None => at += BLOCK_BYTES,
         }
     }
-    if !last_is_whole {
+    if may_be_torn {
         rows.pop();
     }
     rows
 }
 
-/// A frame whose header is whole.
-struct Frame<'a> {
+/// A frame whose header and key are whole.
+struct Frame {
     generation: u64,
     ordinal: u64,
-    row: Row<'a>,
+    row: Row,
     is_whole: bool,
 }
 
-impl<'a> Frame<'a> {
-    fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let mut fields = FieldReader::new(bytes);
+impl Frame {
+    /// Reads the frame that begins where `blocks` does.
+    fn read(blocks: &[u8]) -> Result<Self, Malformed> {
+        let header = blocks.first_chunk().ok_or(Malformed("frame header"))?;
+        let mut fields = FieldReader::new(header);
         let (version, crc) = (fields.u32()?, fields.u32()?);
         let (generation, ordinal) = (fields.u64()?, fields.u64()?);
         let (key_len, value_len) = (fields.u32()? as usize, fields.u32()? as usize);
         let value_crc = fields.u32()?;
-        let key = fields.bytes(key_len)?;
-        let header = bytes.first_chunk().ok_or(Malformed("frame header"))?;
-        if version != VERSION || crc != header_crc(header, key) {
+        let bytes = HEADER_BYTES + key_len + value_len;
+        if version != VERSION || blocks_for(bytes) > blocks.len() / BLOCK_BYTES {
             return Err(Malformed("frame header"));
         }
-        let value = fields.bytes(value_len)?;
-        let is_whole = value_crc == crc32c::crc32c(value);
-        Ok(Self { generation, ordinal, row: Row { key, value }, is_whole })
+        let bytes = Bytes::from(gather(blocks, bytes));
+        let (key, value) =
+            (&bytes[HEADER_BYTES..][..key_len], bytes.slice(HEADER_BYTES + key_len..));
+        if crc != header_crc(header, key) {
+            return Err(Malformed("frame header"));
+        }
+        let is_whole = value_crc == crc32c::crc32c(&value);
+        Ok(Self { generation, ordinal, row: Row { key: key.into(), value }, is_whole })
     }
+}
+
+/// The first `len` bytes of a frame, which are there.
+fn gather(blocks: &[u8], len: usize) -> Vec<u8> {
+    let (first, rest) = blocks.split_at(BLOCK_BYTES);
+    let mut bytes = Vec::with_capacity(len + BLOCK_BYTES);
+    bytes.extend_from_slice(first);
+    for block in rest.chunks(BLOCK_BYTES).take(blocks_for(len) - 1) {
+        bytes.extend_from_slice(&block[1..]);
+    }
+    bytes.truncate(len);
+    bytes
 }
 
 /// Over the header but for the checksum itself, and the key.
@@ -142,8 +174,12 @@ mod tests {
         bytes
     }
 
-    fn keys(file: &[u8]) -> Vec<&[u8]> {
-        recover(file, NOW).iter().map(|row| row.key).collect()
+    fn keys(file: &[u8]) -> Vec<Box<[u8]>> {
+        recover(file, NOW).into_iter().map(|row| row.key).collect()
+    }
+
+    fn named<const N: usize>(keys: [&str; N]) -> Vec<Box<[u8]>> {
+        keys.map(|key| key.as_bytes().into()).into()
     }
 
     #[test]
@@ -168,13 +204,13 @@ mod tests {
         let value = [1; BLOCK_BYTES - HEADER_BYTES - 1];
         assert_eq!((blocks_of(b"k", &value), blocks_of(b"ky", &value)), (1, 2));
         let file = file(&[(NOW, b"k", &value), (NOW, b"ky", &value), (NOW, b"z", b"")]);
-        assert_eq!(keys(&file), [&b"k"[..], b"ky", b"z"]);
+        assert_eq!(keys(&file), named(["k", "ky", "z"]));
     }
 
     #[test]
     fn rows_of_an_earlier_generation_are_forgotten() {
         let file = file(&[(NOW, b"new", b""), (NOW - 1, b"old", b""), (NOW - 1, b"older", b"")]);
-        assert_eq!(keys(&file), [b"new"]);
+        assert_eq!(keys(&file), named(["new"]));
     }
 
     #[test]
@@ -184,7 +220,7 @@ mod tests {
         for cut in BLOCK_BYTES..BLOCK_BYTES + HEADER_BYTES + 1 + long.len() {
             let mut torn = whole.clone();
             torn[cut..].fill(0);
-            assert_eq!(keys(&torn), [b"a"], "cut at {cut}");
+            assert_eq!(keys(&torn), named(["a"]), "cut at {cut}");
         }
     }
 
@@ -193,7 +229,7 @@ mod tests {
         let mut bytes = file(&[(NOW, b"a", b"1"), (NOW, b"b", b"2"), (NOW, b"c", b"3")]);
         bytes[BLOCK_BYTES + HEADER_BYTES + 1] ^= 1;
         let rows = recover(&bytes, NOW);
-        assert_eq!(rows[1], Row { key: b"b", value: b"3" });
+        assert_eq!(rows[1], Row { key: b"b"[..].into(), value: Bytes::from_static(b"3") });
         assert_eq!(rows.len(), 3);
     }
 
@@ -202,8 +238,45 @@ mod tests {
         for at in 0..HEADER_BYTES + 1 {
             let mut bytes = file(&[(NOW, b"a", b"1"), (NOW, b"b", b"2"), (NOW, b"c", b"3")]);
             bytes[BLOCK_BYTES + at] ^= 0x10;
-            assert_eq!(keys(&bytes), [&b"a"[..], b"c"], "byte {at}");
+            assert_eq!(keys(&bytes), named(["a", "c"]), "byte {at}");
         }
+    }
+
+    #[test]
+    fn a_long_value_comes_back_whatever_its_length() {
+        for len in (0..3).flat_map(|blocks| (0..90).map(move |more| blocks * BLOCK_BYTES + more)) {
+            let value: Vec<_> = (0..len).map(|at| at as u8).collect();
+            let rows = file(&[(NOW, b"key", &value), (NOW, b"z", b"")]);
+            let found = recover(&rows, NOW);
+            assert_eq!((&found[0].value[..], found.len()), (&value[..], 2), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_value_is_never_read_as_frames_wherever_it_stands() {
+        // Frames as a caller could make them, at every distance from the beginning of a block.
+        let mut forged = Vec::new();
+        encode(&mut forged, (NOW, 99), b"forged", b"x");
+        let forged = &forged[0].0[..HEADER_BYTES + 7];
+        for before in 0..BLOCK_BYTES {
+            let mut value = vec![0; before];
+            value.extend_from_slice(forged);
+            value.resize(2 * BLOCK_BYTES, 0);
+            value.extend_from_slice(forged);
+            for generation in [NOW - 1, NOW] {
+                let mut bytes = file(&[(generation, b"k", &value)]);
+                bytes[8] ^= 1; // The header is gone, the blocks behind it are not.
+                assert_eq!(keys(&bytes), named([]), "{before} bytes before it");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_end_behind_a_gap_is_kept_so_that_the_gap_is_found() {
+        let mut bytes = file(&[(NOW, b"a", b"1"), (NOW, b"b", b"2"), (NOW, b"c", b"3")]);
+        bytes[BLOCK_BYTES + 4] ^= 1;
+        bytes[2 * BLOCK_BYTES + HEADER_BYTES + 1] ^= 1;
+        assert_eq!(keys(&bytes), named(["a", "c"]));
     }
 
     proptest! {

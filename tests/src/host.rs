@@ -216,9 +216,6 @@ impl Host {
     /// Takes the replica's output: queues what is for this host and returns the rest.
     pub fn take(&mut self) -> Taken {
         let Some(replica) = self.replica.as_mut() else { return Taken::default() };
-        if let Some(commit) = replica.unannounced() {
-            replica.announce_commit(commit);
-        }
         let Output { appends, send, fetches, apply, undecided, reads, reads_failed, events } =
             replica.take_output();
         for append in &appends {
@@ -231,6 +228,15 @@ impl Host {
         self.fetches.extend(fetches);
         self.committed.extend(apply);
         Taken { appends, send, undecided, reads, reads_failed, events }
+    }
+
+    /// Tells the followers the commit index, if they were not sent it. A shell does it after a while.
+    pub fn announce(&mut self) {
+        if let Some(replica) = self.replica.as_mut()
+            && let Some(commit) = replica.unannounced()
+        {
+            replica.announce_commit(commit);
+        }
     }
 
     /// Makes the first `count` queued appends durable in one commit and acknowledges them.

@@ -5,6 +5,8 @@
 
 #[path = "tidy/checks.rs"]
 mod checks;
+#[path = "tidy/runtime_tests.rs"]
+mod runtime_tests;
 #[path = "tidy/source.rs"]
 mod source;
 
@@ -87,6 +89,14 @@ fn most_logic_is_tested_without_a_runtime() {
     let (without, with) = checks::test_counts(&tree());
     println!("{without} tests of the core, {with} tests that need a runtime");
     assert_clean(&checks::test_ratio(&tree()));
+}
+
+#[test]
+fn tests_whose_runtime_is_behind_calls_are_counted_too() {
+    let files = tree();
+    let counts = runtime_tests::test_counts(&files);
+    println!("{counts:#?}, {} that need a runtime", counts.with_runtime());
+    assert_clean(&runtime_tests::test_ratio(&files));
 }
 
 #[test]
@@ -254,6 +264,54 @@ mod bad_samples {
         assert_eq!(checks::test_counts(&files(13)), (15, 3));
         assert!(checks::test_ratio(&files(13)).is_empty());
         assert_eq!(checks::test_ratio(&files(12)).len(), 1);
+    }
+
+    #[test]
+    fn too_many_tests_with_a_runtime_behind_calls_are_found() {
+        let unit = |n: usize| "#[test]\nfn t() {}\n".repeat(n);
+        let core = |n| SourceFile::new("runtime/core/src/x.rs", &unit(n));
+        let traces = "macro_rules! traces {\n($n:ident) => { #[test] fn $n() { f() } } }\n\
+             \ntraces! {\n    a,\n    b_c,\n}\n";
+        let traces = SourceFile::new("tests/tests/x.rs", traces);
+        let elsewhere = SourceFile::new("storage/src/x.rs", &unit(9));
+        let shells = SourceFile::new(
+            "tests/tests/y.rs",
+            "#[tokio::test(start_paused = true)]\nasync fn a() {}\n\
+             #[test]\nfn b() { Runtime::new().block_on(x()); }\n#[test]\nfn c() {}\n\
+             fn run() { Runtime::new().block_on(x()); }\n#[test]\nfn d() { run(); }",
+        );
+        let files = |n| [core(n), traces.clone(), elsewhere.clone(), shells.clone()];
+        let counts = runtime_tests::test_counts(&files(10));
+        assert_eq!((counts.core, counts.traces, counts.with_runtime()), (10, 2, 3));
+        assert!(runtime_tests::test_ratio(&files(10)).is_empty());
+        assert_eq!(runtime_tests::test_ratio(&files(9)).len(), 1);
+    }
+
+    #[test]
+    fn a_runtime_behind_any_number_of_calls_is_found() {
+        let helpers = SourceFile::new(
+            "tests/src/x.rs",
+            "pub fn paused(f: F) { System::new().block_on(f) }\nfn simulate() { paused(1) }\n\
+             pub struct Bed;\nimpl<T: Into<u8>> Bed {\n\
+             fn new() -> Self { Self::with(1) }\nfn with() -> Self { super::simulate() }\n\
+             fn feed(&self) { simulate() }\n}\n\
+             impl Drop for Table {\nfn new() -> Self { Self }\n}",
+        );
+        let tests = SourceFile::new(
+            "tests/src/y.rs",
+            "#[cfg(test)]\nmod tests {\n#[test]\nfn a() { x::simulate() }\n\
+             #[test]\nfn b() { let feed = Table::new(); }\n#[test]\nfn c() { Bed::new(); }\n\
+             #[test]\nfn d(bed: &Bed) { bed.feed() }\n#[test]\nfn e() { paused::<u8>(2) }\n\
+             #[test]\nfn g() { assert!(is_paused); unpaused() }\n}",
+        );
+        let suite = SourceFile::new(
+            "tests/tests/z.rs",
+            "macro_rules! suite { ($t:ident) => { #[test] fn $t() {} #[test] fn $t() {} } }\n\
+             fn one() { paused(1) }\nfn other() {}\n\nsuite! {\n    one,\n    other,\n}\n",
+        );
+        let counts = runtime_tests::test_counts(&[helpers, tests, suite]);
+        let expected = [("tests/src/y.rs".into(), 4), ("tests/tests/z.rs".into(), 2)];
+        assert_eq!(counts.runtime, expected.into());
     }
 
     #[test]

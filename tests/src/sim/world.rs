@@ -31,6 +31,7 @@ struct Habits {
     take: u64,
     persist: u64,
     apply: u64,
+    announce: u64,
     propose: u64,
     read: u64,
     transfer: u64,
@@ -168,6 +169,9 @@ impl World {
 
     fn take(&mut self, at: usize) -> Result<(), Violation> {
         let node = self.hosts[at].node();
+        if self.dice.per_mille(self.habits.announce) {
+            self.hosts[at].announce();
+        }
         let Taken { appends, send, undecided, reads, reads_failed, events } = self.hosts[at].take();
         for event in events {
             self.history.note(format_args!("n{node} {event:?}"));
@@ -398,8 +402,14 @@ impl World {
     fn calm(&mut self) -> Result<(), Failure> {
         self.network.heal();
         self.weather = FAIR;
-        self.habits =
-            Habits { tick: 1_000, take: 1_000, persist: 1_000, apply: 1_000, ..self.habits };
+        self.habits = Habits {
+            tick: 1_000,
+            take: 1_000,
+            persist: 1_000,
+            apply: 1_000,
+            announce: 1_000,
+            ..self.habits
+        };
         for at in 0..self.hosts.len() {
             if self.hosts[at].replica().is_none() {
                 self.restart(at);
@@ -478,6 +488,7 @@ fn habits(dice: &mut Dice) -> Habits {
         take: dice.pick(&[300, 1_000]),
         persist: dice.pick(&[150, 500, 1_000]),
         apply: dice.pick(&[100, 400, 1_000]),
+        announce: dice.pick(&[0, 100, 1_000]),
         propose: dice.pick(&[100, 400]),
         read: dice.pick(&[20, 200]),
         transfer: dice.pick(&[0, 10]),

@@ -29,6 +29,8 @@ pub struct TracedCluster {
     config: Option<ReplicaConfig>,
     initial: Configuration,
     is_quiet: bool,
+    /// Commit indices are announced by the command of that name only.
+    is_lazy: bool,
     lines: Vec<String>,
 }
 
@@ -51,6 +53,7 @@ impl TracedCluster {
             "drop" | "duplicate" => self.tamper(&command)?,
             "isolate" => _ = self.isolated.insert(command.node(0)?),
             "heal" => self.isolated.clear(),
+            "announce" => self.announce(command.node(0)?),
             "apply" => self.apply(&command)?,
             "fetch" => self.fetch(command.node(0)?),
             "crash" => self.crash(&command)?,
@@ -81,6 +84,7 @@ impl TracedCluster {
 
     fn create(&mut self, command: &Command<'_>) -> Result<(), TraceError> {
         let count = command.number(0, 3)? as u64;
+        self.is_lazy = command.has("lazy");
         let bytes = |key| Ok(command.option_number(key, 64 << 20)? as usize);
         let retention = Retention {
             keep_entries: command.option_number("keep", 1_000)?,
@@ -149,7 +153,15 @@ impl TracedCluster {
         Ok(result)
     }
 
+    fn announce(&mut self, node: NodeId) {
+        self.host(node).announce();
+        self.take(node);
+    }
+
     fn take(&mut self, node: NodeId) {
+        if !self.is_lazy {
+            self.host(node).announce();
+        }
         let taken = self.host(node).take();
         for event in &taken.events {
             self.say(format!("n{node} {}", describe::event(event)));

@@ -13,6 +13,13 @@ pub struct Finding {
     rule: String,
 }
 
+impl Finding {
+    /// A rule that a whole folder breaks.
+    pub fn new(path: &str, rule: impl Into<String>) -> Self {
+        Self { path: path.into(), line: 0, rule: rule.into() }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}", self.path, self.line, self.rule)
@@ -94,7 +101,8 @@ impl Tree {
         }
     }
 
-    fn of(path: &str) -> Option<Self> {
+    /// The tree that a path is in.
+    pub fn of(path: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|tree| path.starts_with(tree.folder()))
     }
 }
@@ -227,7 +235,7 @@ pub fn lengths(files: &[SourceFile]) -> Vec<Finding> {
         let p90 = percentile_90(&function_lengths(files, tree)).unwrap_or(0);
         if p90 > FUNCTION_LINES_P90_MAX {
             let rule = format!("one function in ten has {p90} lines or more");
-            findings.push(Finding { path: tree.folder().into(), line: 0, rule });
+            findings.push(Finding::new(tree.folder(), rule));
         }
     }
     findings
