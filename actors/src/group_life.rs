@@ -143,6 +143,7 @@ fn replica(
         tail_bytes_max: settings.tail_bytes_max,
         apply_in_flight_bytes_max: settings.apply_in_flight_bytes_max,
         apply_backlog_bytes_max: settings.apply_backlog_bytes_max,
+        append_in_flight_bytes_max: settings.append_in_flight_bytes_max,
         retention: settings.retention,
         stands_first: stands_first(&restored, group),
     };

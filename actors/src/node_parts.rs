@@ -8,6 +8,7 @@ use actix::Addr;
 use polyraft_core::batch_config::BatchConfig;
 use polyraft_core::compaction::Retention;
 use polyraft_core::ids::{GroupId, NodeId};
+use polyraft_core::outbox::OutboxLimits;
 use polyraft_core::ports::{LogReader, LogStore, StateStore, StorageError, Transport};
 use polyraft_core::state_machine::StateMachine;
 
@@ -55,6 +56,10 @@ pub struct NodeSettings {
     pub apply_in_flight_bytes_max: usize,
     /// Committed and unapplied bytes beyond which a group refuses proposals.
     pub apply_backlog_bytes_max: usize,
+    /// See [`polyraft_core::replica::ReplicaConfig`].
+    pub append_in_flight_bytes_max: usize,
+    /// What waits for one peer, and how it is merged into frames.
+    pub outbox: OutboxLimits,
     /// The applier's slices and buffer.
     pub applier: ApplierConfig,
     /// The log writer's batches.

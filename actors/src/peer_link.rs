@@ -78,6 +78,7 @@ impl PeerLink {
     /// A link to `peer`.
     pub fn new(
         peer: NodeId,
+        limits: OutboxLimits,
         transport: Arc<dyn Transport>,
         directory: Arc<Directory>,
         guard: DownGuard,
@@ -86,7 +87,7 @@ impl PeerLink {
         let connected = links.iter().any(|link| link.peer == peer && link.connected);
         Self {
             peer,
-            outbox: Outbox::new(OutboxLimits::default()),
+            outbox: Outbox::new(limits),
             transport,
             directory,
             blocked: BTreeMap::new(),

@@ -5,14 +5,17 @@
 //! ```
 //!
 //! In production each [`Place`] maps to threads by its needs: what blocks (log writer, state
-//! flusher) is alone, groups are spread over shards by id, and the tick shares with nobody. Under
-//! the simulator every place is the one current arbiter.
+//! flusher) is alone, groups are spread over shards by id, and the tick shares with nobody; where the
+//! system allows it, the tick's thread goes before the others when all cores are busy. Under the
+//! simulator every place is the one current arbiter.
 
+use std::io;
 use std::sync::Mutex;
 
 use actix::dev::channel::{self, AddressReceiver};
 use actix::prelude::*;
 use polyraft_core::ids::GroupId;
+use tokio::runtime::{Builder, Handle};
 
 use crate::mailbox::{ActorKind, capacity};
 
@@ -24,7 +27,8 @@ pub enum Place {
     Shard(GroupId),
     /// The log writer's own thread; it blocks in every commit.
     LogWriter,
-    /// The peer links.
+    /// The peer links, and on the same thread the transport's own tasks: what a link sends reaches
+    /// its connection without a thread switch.
     Transport,
     /// The node's timer.
     Tick,
@@ -110,6 +114,7 @@ pub struct ArbiterSpawner {
     log_writer: ArbiterHandle,
     state_flusher: ArbiterHandle,
     transport: ArbiterHandle,
+    transport_runtime: Handle,
     tick: ArbiterHandle,
     supervisor: ArbiterHandle,
     owned: Mutex<Vec<Arbiter>>,
@@ -118,26 +123,54 @@ pub struct ArbiterSpawner {
 impl ArbiterSpawner {
     /// Starts the threads, `shards` of them for groups: more than cores only adds switches.
     ///
+    /// # Errors
+    /// The runtime that the links share with the transport cannot be made.
+    ///
     /// # Panics
     /// If `shards` is 0, without a current actix `System`, or if a thread cannot be started.
-    pub fn new(shards: usize) -> Self {
+    pub fn new(shards: usize) -> io::Result<Self> {
         assert!(shards > 0, "a node needs a shard");
-        let mut owned = Vec::new();
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let transport_runtime = runtime.handle().clone();
+        let mut owned = vec![Arbiter::with_tokio_rt(move || runtime)];
+        let transport = owned[0].handle();
         let mut arbiter = || {
             let arbiter = Arbiter::new();
             let handle = arbiter.handle();
             owned.push(arbiter);
             handle
         };
-        Self {
+        let spawner = Self {
             shards: (0..shards).map(|_| arbiter()).collect(),
             log_writer: arbiter(),
             state_flusher: arbiter(),
-            transport: arbiter(),
+            transport,
+            transport_runtime,
             tick: arbiter(),
             supervisor: arbiter(),
             owned: Mutex::new(owned),
-        }
+        };
+        spawner.tick.spawn_fn(go_first);
+        Ok(spawner)
+    }
+
+    /// The runtime on the links' thread, for the transport's tasks. It ends with `stop`.
+    pub fn transport_runtime(&self) -> &Handle {
+        &self.transport_runtime
+    }
+}
+
+/// Niceness of the tick's thread, relative to the others: it runs for microseconds at a time, and a
+/// late tick delays every group's heartbeats (TK-1).
+#[cfg(target_os = "linux")]
+const TICK_NICE: i32 = -10;
+
+/// Raises the current thread's priority, where the process may (`CAP_SYS_NICE`, `LimitNICE=`).
+/// Elsewhere than on Linux, niceness is a process's and not a thread's.
+fn go_first() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(TICK_NICE) {
+        tracing::debug!(%error, "the tick's thread keeps its priority");
     }
 }
 
@@ -251,7 +284,7 @@ mod tests {
     #[test]
     fn places_map_to_threads() {
         System::new().block_on(async {
-            let spawner = ArbiterSpawner::new(2);
+            let spawner = ArbiterSpawner::new(2).expect("a runtime");
             let shard = |n| Place::Shard(GroupId::new(n));
             let one = locate(&spawner, shard(1)).await;
             assert_eq!(one, locate(&spawner, shard(3)).await);

@@ -260,7 +260,7 @@ impl Supervisor {
         let parts = self.parts.clone();
         start(&*self.parts.spawner, Place::Transport, ActorKind::PeerLink, move |_| {
             let (transport, directory) = (parts.transport.clone(), parts.directory.clone());
-            PeerLink::new(peer, transport, directory, guard)
+            PeerLink::new(peer, parts.settings.outbox, transport, directory, guard)
         })
     }
 

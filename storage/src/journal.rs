@@ -1,7 +1,7 @@
 //! The journal: every group's log on this node, one appended record per group commit.
 //!
 //! ```text
-//! commit ─→ journal table: sequence → record      (one put, one sync, however many groups)
+//! commit ─→ journal table: sequence → record      (one append, one sync, however many groups)
 //!              │ garbage collection, oldest first
 //!              ├─→ cold table: group, index → entry (what lagging groups still need)
 //!              └─→ meta table: group → identity, hard state, configuration, compaction
@@ -31,13 +31,15 @@ use crate::journal_record::{RawEntry, decode_block, decode_frames, encode_record
 use crate::table::{TableId, TableRead, TableStore, WriteSize};
 
 /// Tables of the log's store, in the order of these ids.
-pub const LOG_TABLES: [&str; 3] = ["journal", "cold", "meta"];
+pub const LOG_TABLES: [&str; 4] = ["journal", "cold", "meta", "redo"];
 /// sequence (u64 big-endian) → record.
 pub const JOURNAL: TableId = TableId(0);
 /// group, index (u64 big-endian each) → entry.
 pub const COLD: TableId = TableId(1);
 /// group (u64 big-endian) → meta row.
 pub const META: TableId = TableId(2);
+/// The redo log's own; see `redo`.
+pub const REDO: TableId = TableId(3);
 
 /// How often a read starts over because garbage collection moved what it was about to read.
 const READ_ATTEMPTS: usize = 16;
@@ -149,8 +151,12 @@ impl<T: TableStore> Journal<T> {
         body: &mut dyn FnMut(&mut dyn crate::table::TableWrite) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
         let result = self.shared.table.write(size, body);
-        self.is_poisoned |= matches!(&result, Err(error) if !is_full(error));
+        self.poison_on_failure(&result);
         result
+    }
+
+    fn poison_on_failure(&mut self, result: &Result<(), StorageError>) {
+        self.is_poisoned |= matches!(result, Err(error) if !is_full(error));
     }
 
     fn commit_record(
@@ -161,9 +167,8 @@ impl<T: TableStore> Journal<T> {
         let mut record = std::mem::take(&mut self.buffer);
         let blocks = encode_record(&mut record, sequence, plan);
         let key = sequence.to_be_bytes();
-        let mut size = WriteSize::default();
-        size.add(&key, &record);
-        let written = self.write(size, &mut |write| write.append(JOURNAL, &key, &record));
+        let written = self.shared.table.append(JOURNAL, &key, &record);
+        self.poison_on_failure(&written);
         let bytes = record.len() as u64;
         self.buffer = record;
         written?;

@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/lock, identity      one process, one node        identity
 //! DIR/peers/              which data peers showed      peer_register
-//! DIR/log/    LMDB        every group's log            journal
+//! DIR/log/    LMDB, redo  every group's log            journal, redo
 //! DIR/state/  LMDB        every group's state          state_store
 //! ```
 //!
@@ -26,6 +26,9 @@ mod journal_tests;
 pub mod lmdb;
 pub mod memory;
 pub mod peer_register;
+pub mod redo;
+mod redo_file;
+mod redo_frame;
 pub mod state_store;
 #[cfg(test)]
 mod state_tests;
@@ -39,13 +42,17 @@ use polyraft_core::ids::NodeId;
 use polyraft_core::ports::StorageError;
 
 use crate::identity::{DataIdentity, IdentityError};
-use crate::journal::{Journal, JournalOptions, LOG_TABLES};
+use crate::journal::{JOURNAL, Journal, JournalOptions, LOG_TABLES, REDO};
 use crate::lmdb::{LmdbOptions, LmdbTable};
 use crate::memory::MemoryTable;
+use crate::redo::{Redo, RedoTables};
 use crate::state_store::{STATE_TABLES, TableStateStore};
 
+/// The tables under the journal.
+pub type LogTable = Redo<LmdbTable>;
+
 /// How a data directory is opened.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorageOptions {
     /// The log's environment.
     pub log: LmdbOptions,
@@ -53,6 +60,20 @@ pub struct StorageOptions {
     pub state: LmdbOptions,
     /// The journal in the log's environment.
     pub journal: JournalOptions,
+    /// Size in bytes of the log's redo file, made at creation. More makes transactions rarer and
+    /// longer, and a start after a crash reads it all.
+    pub redo_bytes: usize,
+}
+
+impl Default for StorageOptions {
+    fn default() -> Self {
+        Self {
+            log: LmdbOptions::default(),
+            state: LmdbOptions::default(),
+            journal: JournalOptions::default(),
+            redo_bytes: 4 << 20,
+        }
+    }
 }
 
 impl StorageOptions {
@@ -62,6 +83,7 @@ impl StorageOptions {
             log: LmdbOptions::tiny(),
             state: LmdbOptions::tiny(),
             journal: JournalOptions::tiny(),
+            redo_bytes: 32 << 10,
         }
     }
 }
@@ -89,16 +111,16 @@ pub enum OpenError {
 
 /// Everything that a node stores.
 #[derive(Debug)]
-pub struct Storage<T> {
+pub struct Storage<L, S> {
     /// Every group's log. Belongs to the log writer.
-    pub journal: Journal<T>,
+    pub journal: Journal<L>,
     /// Every group's state.
-    pub state: Arc<TableStateStore<T>>,
+    pub state: Arc<TableStateStore<S>>,
     /// Whose data it is, and how often it was opened.
     pub identity: DataIdentity,
 }
 
-impl Storage<LmdbTable> {
+impl Storage<LogTable, LmdbTable> {
     /// Opens or creates the data directory `dir` for `node` of `cluster`. It stays locked until every
     /// handle of both stores is dropped.
     ///
@@ -121,9 +143,18 @@ impl Storage<LmdbTable> {
         };
         let log = environment("log", &LOG_TABLES, &options.log)?;
         let state = environment("state", &STATE_TABLES, &options.state)?;
-        let journal = Journal::open(log, options.journal.clone())?;
+        let journal = Journal::open(log_table(dir, log, options)?, options.journal.clone())?;
         Ok(Self { journal, state: Arc::new(TableStateStore::new(state)), identity })
     }
+}
+
+fn log_table(
+    dir: &Path,
+    table: LmdbTable,
+    options: &StorageOptions,
+) -> Result<LogTable, StorageError> {
+    let tables = RedoTables { appended: JOURNAL, generation: REDO };
+    Redo::open(table, tables, &dir.join("log").join("redo"), options.redo_bytes)
 }
 
 /// The disks of a node in memory: they survive the storage that is opened on them.
@@ -144,7 +175,7 @@ impl Default for MemoryDisks {
     }
 }
 
-impl Storage<MemoryTable> {
+impl Storage<MemoryTable, MemoryTable> {
     /// Opens the storage on disks in memory; again on the same disks, it is a restart.
     ///
     /// # Errors

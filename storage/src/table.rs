@@ -1,7 +1,7 @@
 //! The inner port: a few ordered tables of bytes, changed by atomic and durable transactions.
 //!
 //! ```text
-//! Journal, StateStore ──┬─ LmdbTable    (production)
+//! Journal, StateStore ──┬─ LmdbTable    (production; under the journal with a redo log before it)
 //!                       └─ MemoryTable  (tests, simulation: a disk that can fail)
 //! ```
 //!
@@ -102,6 +102,17 @@ pub trait TableStore: Clone + Send + Sync + 'static {
         size: WriteSize,
         body: &mut dyn FnMut(&mut dyn TableWrite) -> Result<(), StorageError>,
     ) -> Result<(), StorageError>;
+
+    /// Sets `key`, which is greater than every key that `table` ever had, to `value`, durably. The
+    /// cheapest change there is.
+    ///
+    /// # Errors
+    /// As for [`TableStore::write`].
+    fn append(&self, table: TableId, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        let mut size = WriteSize::default();
+        size.add(key, value);
+        self.write(size, &mut |write| write.append(table, key, value))
+    }
 }
 
 /// Whether no key can lie within the bounds. Ordered maps panic on some of these.

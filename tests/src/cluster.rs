@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Shape ─start→ Cluster ─→ node(i) ─→ group handles, each over a Ledger with its own Bench
-//!                  └─ stop, kill, restart a node; cut a link (shapes with proxies)
+//!                  ├─ stop, kill, restart a node; slow down its disk
+//!                  └─ cut a link, or lose some of what it carries (shapes with proxies)
 //! ```
 //!
 //! Nodes are numbered from 1, and so are groups, which are called `g1`, `g2` and so on.
@@ -17,14 +18,17 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use polyraft::certificates::{CertificateAuthority, Validity};
+use polyraft::seams::Seams;
 use polyraft::{
     Applied, BatchingConfig, ClusterConfig, GroupHandle, GroupId, GroupSpec, LimitsConfig, Node,
     NodeConfig, NodeId, Profile, Role, StartError, StateMachine, StorageConfig, TlsPaths,
 };
+use polyraft_actors::node_parts::NodeSettings;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::machines::{self, Bench, Ledger};
+use crate::memory_node::LogFaults;
 use crate::proxy::{Cut, LinkProxy};
 
 /// Longest wait for anything that should happen soon. Only a test that fails waits this long.
@@ -70,6 +74,7 @@ pub struct Shape {
     limits: LimitsConfig,
     storage: StorageConfig,
     has_proxies: bool,
+    settings: fn(&mut NodeSettings),
 }
 
 impl Shape {
@@ -88,6 +93,7 @@ impl Shape {
             limits,
             storage: StorageConfig::default(),
             has_proxies: false,
+            settings: |_| {},
         }
     }
 
@@ -109,6 +115,12 @@ impl Shape {
         Self { storage, ..self }
     }
 
+    /// Changes what has no knob.
+    #[must_use]
+    pub fn settings(self, settings: fn(&mut NodeSettings)) -> Self {
+        Self { settings, ..self }
+    }
+
     /// Puts a proxy on every link, so that links can be cut.
     #[must_use]
     pub fn with_proxies(self) -> Self {
@@ -127,6 +139,7 @@ pub struct Cluster {
     proxies: BTreeMap<(u64, u64), LinkProxy>,
     cuts: BTreeMap<(u64, u64), Arc<Cut>>,
     benches: BTreeMap<(u64, u64), Arc<Bench>>,
+    disks: BTreeMap<u64, Arc<LogFaults>>,
     machines: Machines,
     nodes: BTreeMap<u64, Node>,
 }
@@ -160,6 +173,7 @@ impl Cluster {
             issued.save(&certificates).expect("certificates are written once");
         }
         let addresses = (1..=shape.nodes).map(|node| (node, free_address())).collect();
+        let disks = (1..=shape.nodes).map(|node| (node, Arc::default())).collect();
         let mut cluster = Self {
             shape,
             dir,
@@ -167,6 +181,7 @@ impl Cluster {
             proxies: BTreeMap::new(),
             cuts: BTreeMap::new(),
             benches: BTreeMap::new(),
+            disks,
             machines,
             nodes: BTreeMap::new(),
         };
@@ -209,7 +224,11 @@ impl Cluster {
     pub async fn try_start_node(&self, node: u64) -> Result<Node, StartError> {
         let machines = self.machines.clone();
         let id = NodeId::new(node);
-        Node::start(self.config(node), move |spec| machines(id, spec)).await
+        let (disk, settings) = (self.disk(node), self.shape.settings);
+        let log = move |journal| disk.around(journal);
+        let seams = Seams { log: Arc::new(log), settings: Arc::new(settings) };
+        let machine = move |spec: &GroupSpec| machines(id, spec);
+        Node::start_with_seams(self.config(node), machine, seams).await
     }
 
     /// What a node is started with.
@@ -227,12 +246,32 @@ impl Cluster {
             .node_id(NodeId::new(node))
             .data_dir(self.data_dir(node))
             .listen(self.addresses[&node])
-            .tls(TlsPaths::in_dir(&self.dir.path().join("certs"), NodeId::new(node)))
+            .tls(self.tls(node))
             .batching(self.shape.batching)
             .limits(self.shape.limits)
             .storage(self.shape.storage)
             .build()
             .expect("shapes are valid")
+    }
+
+    /// What makes a node's log slow or broken.
+    pub fn disk(&self, node: u64) -> Arc<LogFaults> {
+        self.disks[&node].clone()
+    }
+
+    /// Makes every commit of every node take this much longer.
+    pub fn slow_disks(&self, commit_takes: Duration) {
+        self.disks.values().for_each(|disk| disk.set_commit_takes(commit_takes));
+    }
+
+    /// Where a node's certificates are.
+    pub fn tls(&self, node: u64) -> TlsPaths {
+        TlsPaths::in_dir(&self.dir.path().join("certs"), NodeId::new(node))
+    }
+
+    /// Where a node listens.
+    pub fn address(&self, node: u64) -> SocketAddr {
+        self.addresses[&node]
     }
 
     /// Where a node keeps its data.
@@ -339,6 +378,17 @@ impl Cluster {
     /// Datagrams swallowed between two nodes: the proof of a cut (CH-4).
     pub fn swallowed(&self, a: u64, b: u64) -> u64 {
         self.cut_of(a, b).swallowed()
+    }
+
+    /// Loses so many datagrams of each thousand, on every link and in both directions.
+    pub fn lose(&self, per_mille: u64) {
+        self.cuts.values().for_each(|cut| cut.lose(per_mille));
+    }
+
+    /// Datagrams let through and swallowed, on every link together.
+    pub fn datagrams(&self) -> (u64, u64) {
+        let cuts = self.cuts.values();
+        cuts.fold((0, 0), |(passed, lost), cut| (passed + cut.passed(), lost + cut.swallowed()))
     }
 
     fn cut_of(&self, a: u64, b: u64) -> &Cut {

@@ -216,6 +216,9 @@ impl Host {
     /// Takes the replica's output: queues what is for this host and returns the rest.
     pub fn take(&mut self) -> Taken {
         let Some(replica) = self.replica.as_mut() else { return Taken::default() };
+        if let Some(commit) = replica.unannounced() {
+            replica.announce_commit(commit);
+        }
         let Output { appends, send, fetches, apply, undecided, reads, reads_failed, events } =
             replica.take_output();
         for append in &appends {

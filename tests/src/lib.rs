@@ -7,6 +7,7 @@
 //! memory_node: whole nodes, production actors, one paused thread
 //! machines ─→ cluster: real nodes, real QUIC, real LMDB, one process ─→ tests/node_*.rs
 //!             └ proxy: a link that goes silent when told to
+//!             └ rows: requirement rows that are figures, measured on it (bin/rows.rs)
 //! conformance: what any `StateMachine` must hold, for embedders too
 //! ```
 
@@ -22,5 +23,6 @@ pub mod lossy_transport;
 pub mod machines;
 pub mod memory_node;
 pub mod proxy;
+pub mod rows;
 pub mod sim;
 pub mod trace;

@@ -97,6 +97,7 @@ pub struct Bench {
     gate: Mutex<Gate>,
     changed: Condvar,
     pause_us: AtomicU64,
+    entry_pause_us: AtomicU64,
     pause_is_random: AtomicBool,
     is_failing: AtomicBool,
     applied: AtomicU64,
@@ -126,6 +127,11 @@ impl Bench {
         self.store_pause(pause);
     }
 
+    /// Makes every entry, however many commands it holds, take this long.
+    pub fn pause_each_entry(&self, pause: Duration) {
+        self.entry_pause_us.store(micros(pause), Ordering::SeqCst);
+    }
+
     /// Makes every command take up to this long, each another time.
     pub fn pause_up_to(&self, pause: Duration) {
         self.pause_is_random.store(true, Ordering::SeqCst);
@@ -143,21 +149,22 @@ impl Bench {
     }
 
     fn store_pause(&self, pause: Duration) {
-        let micros = u64::try_from(pause.as_micros()).expect("a pause is short");
-        self.pause_us.store(micros, Ordering::SeqCst);
+        self.pause_us.store(micros(pause), Ordering::SeqCst);
     }
 
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pass(&self) -> Result<(), ApplyError> {
+    fn pass(&self, context: &ApplyContext) -> Result<(), ApplyError> {
         let before = self.applied.fetch_add(1, Ordering::SeqCst);
         let mut gate = self.gate();
         while matches!(*gate, Gate::ClosedAfter(commands) if before >= commands) {
             gate = self.changed.wait(gate).unwrap_or_else(PoisonError::into_inner);
         }
-        let pause = Duration::from_micros(self.next_pause_us());
+        let is_first = context.sub_index == 0;
+        let of_entry = if is_first { self.entry_pause_us.load(Ordering::SeqCst) } else { 0 };
+        let pause = Duration::from_micros(self.next_pause_us() + of_entry);
         if !pause.is_zero() {
             // The time itself is the fault: nothing ends it early.
             let waited = self.changed.wait_timeout_while(gate, pause, |_| true);
@@ -199,7 +206,7 @@ impl StateMachine for Ledger {
         context: &ApplyContext,
         command: &[u8],
     ) -> Result<Response, ApplyError> {
-        self.bench.pass()?;
+        self.bench.pass(context)?;
         let Some((op, key)) = command.split_first() else { return Err(broken("an empty command")) };
         check_order(state, context)?;
         let counter = [&[COUNTER], key].concat();
@@ -255,6 +262,10 @@ fn read(state: &dyn State, key: &[u8]) -> Result<u64, ApplyError> {
             Err(_) => Err(broken("a number that is none: a rollback was lost")),
         },
     }
+}
+
+fn micros(pause: Duration) -> u64 {
+    u64::try_from(pause.as_micros()).expect("a pause is short")
 }
 
 fn be(number: u64) -> Bytes {

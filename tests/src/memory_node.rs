@@ -40,6 +40,7 @@ use polyraft_core::entry::{Configuration, Member};
 use polyraft_core::error::{ProposeError, ReadError};
 use polyraft_core::ids::{GroupId, LogIndex, NodeId, ReplicaId};
 use polyraft_core::message::AppliedUnit;
+use polyraft_core::outbox::OutboxLimits;
 use polyraft_core::ports::{
     CommitStats, GroupAppend, GroupIdentity, LogReader, LogStore, PeerAddress, RestoredLog,
     StorageError,
@@ -116,10 +117,12 @@ pub fn settings(tick: Duration, heartbeat_ticks: u64, election_ticks: u64) -> No
         election_ticks,
         batch: BatchConfig::balanced(),
         read_deadline: Duration::from_secs(5),
-        retention: Retention { keep_entries: 1_000, step_entries: 250 },
+        retention: Retention { keep_entries: 1_000, keep_bytes: 64 << 20, step_entries: 250 },
         tail_bytes_max: 4 << 20,
         apply_in_flight_bytes_max: 8 << 20,
         apply_backlog_bytes_max: 32 << 20,
+        append_in_flight_bytes_max: 32 << 20,
+        outbox: OutboxLimits::default(),
         applier: ApplierConfig::default(),
         log_writer: LogWriterConfig::default(),
         state_flusher: StateFlusherConfig::default(),
@@ -199,6 +202,13 @@ impl LogFaults {
                 StorageError::Corrupt { group: appends[0].group, what: "injected".to_owned() }
             }
         })
+    }
+}
+
+impl LogFaults {
+    /// `inner` under these faults.
+    pub fn around(self: &Arc<Self>, inner: Box<dyn LogStore>) -> Box<dyn LogStore> {
+        Box::new(FaultyLog { inner, faults: self.clone() })
     }
 }
 
@@ -574,7 +584,9 @@ fn transport(
 fn threads(threads: Threads) -> (Arc<dyn Spawner>, Arc<dyn Workers>) {
     match threads {
         Threads::One => (Arc::new(LocalSpawner::current()), Arc::new(LocalWorkers::current())),
-        Threads::Own => (Arc::new(ArbiterSpawner::new(2)), Arc::new(ThreadWorkers::new(16))),
+        Threads::Own => {
+            (Arc::new(ArbiterSpawner::new(2).expect("a runtime")), Arc::new(ThreadWorkers::new(16)))
+        }
     }
 }
 
@@ -583,7 +595,7 @@ fn open_log(remains: &NodeRemains, options: JournalOptions) -> Box<OpenLog> {
     let NodeRemains { disks, log_faults, .. } = remains.clone();
     Box::new(move || {
         let inner = Box::new(Journal::open(disks.log.clone(), options.clone())?);
-        Ok(Box::new(FaultyLog { inner, faults: log_faults.clone() }) as Box<dyn LogStore>)
+        Ok(log_faults.around(inner))
     })
 }
 

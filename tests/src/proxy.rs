@@ -1,7 +1,8 @@
-//! A UDP proxy in front of one node, for one peer, that goes silent when told to.
+//! A UDP proxy in front of one node, for one peer, that goes silent or loses some when told to.
 //!
 //! ```text
 //! peer ─→ [LinkProxy] ─→ node        cut: both directions are swallowed, and nobody is told
+//!                                    loss: so many of each thousand are, in either direction
 //! ```
 
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use polyraft_core::split_mix;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
@@ -21,6 +23,9 @@ const DATAGRAM_BYTES_MAX: usize = 65_536;
 #[derive(Debug, Default)]
 pub struct Cut {
     is_cut: AtomicBool,
+    loss_per_mille: AtomicU64,
+    dice: AtomicU64,
+    passed: AtomicU64,
     swallowed: AtomicU64,
 }
 
@@ -30,15 +35,34 @@ impl Cut {
         self.is_cut.store(is_cut, Ordering::SeqCst);
     }
 
+    /// Loses so many datagrams of each thousand from now on, at random.
+    pub fn lose(&self, per_mille: u64) {
+        self.loss_per_mille.store(per_mille, Ordering::SeqCst);
+    }
+
+    /// Datagrams let through so far.
+    pub fn passed(&self) -> u64 {
+        self.passed.load(Ordering::SeqCst)
+    }
+
     /// Datagrams swallowed so far: the proof that the fault took effect (CH-4).
     pub fn swallowed(&self) -> u64 {
         self.swallowed.load(Ordering::SeqCst)
     }
 
     fn passes(&self) -> bool {
-        let is_cut = self.is_cut.load(Ordering::SeqCst);
-        self.swallowed.fetch_add(u64::from(is_cut), Ordering::SeqCst);
-        !is_cut
+        let is_lost = self.is_cut.load(Ordering::SeqCst) || self.is_unlucky();
+        let counter = if is_lost { &self.swallowed } else { &self.passed };
+        counter.fetch_add(1, Ordering::SeqCst);
+        !is_lost
+    }
+
+    fn is_unlucky(&self) -> bool {
+        let loss = self.loss_per_mille.load(Ordering::SeqCst);
+        loss > 0 && {
+            let state = self.dice.fetch_add(split_mix::STEP, Ordering::SeqCst);
+            split_mix::mix(state) % 1_000 < loss
+        }
     }
 }
 
@@ -122,5 +146,23 @@ async fn backward(back: Arc<UdpSocket>, front: Arc<UdpSocket>, to: SocketAddr, c
         if cut.passes() {
             let _ = front.send_to(&datagram[..len], to).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_of_each_thousand_are_lost_and_counted() {
+        let cut = Cut::default();
+        assert!((0..1_000).all(|_| cut.passes()));
+        cut.lose(100);
+        let passed = (0..10_000).filter(|_| cut.passes()).count() as u64;
+        assert!((8_800..9_200).contains(&passed), "{passed} of 10,000");
+        assert_eq!((cut.passed(), cut.swallowed()), (1_000 + passed, 10_000 - passed));
+        cut.lose(0);
+        cut.set(true);
+        assert!(!cut.passes(), "a cut is a cut without any loss");
     }
 }

@@ -171,6 +171,27 @@ async fn a_hundred_groups_share_commits() {
     cluster.stop_all().await;
 }
 
+/// RT-7: statuses are answered while a commit stands still, and say so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_status_does_not_wait_for_the_disk() {
+    let mut cluster = Cluster::start(Shape::new(1, 1)).await;
+    let group = cluster.leading(1).await;
+    cluster.slow_disks(Duration::from_secs(5));
+    let proposal = tokio::spawn(async move { group.propose(add("late")).await });
+    let log_writer = || cluster.node(1).status().log_writer;
+    let is_stuck = || log_writer().in_commit_for.is_some();
+    wait_until(DEADLINE, "a commit is under way", is_stuck).await;
+    let before = log_writer().commits;
+    for _ in 0..100 {
+        assert_eq!(cluster.group(1, 1).status().health, polyraft::Health::Healthy);
+        assert!(log_writer().in_commit_for.is_some(), "the commit ended before it was asked about");
+    }
+    assert_eq!(log_writer().commits, before, "all of them were answered during one commit");
+    cluster.slow_disks(Duration::ZERO);
+    proposal.await.expect("no panic").expect("the disk was slow, not broken");
+    cluster.stop_all().await;
+}
+
 /// EM-6: calls that are dropped half-way harm nobody: their commands apply once or never, and what
 /// comes after is answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

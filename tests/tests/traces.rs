@@ -1,19 +1,79 @@
 //! Goal: what replicas do, step by step, is what was reviewed.
 //!
-//! Method: replay every file of `testdata`; see `polyraft_tests::trace`. Rewrite them with
-//! `UPDATE_TRACES=1 cargo test -p polyraft-tests --test traces`, and review the diff.
+//! Method: replay every file of `testdata`, each in a test of its own; see `polyraft_tests::trace`.
+//! A new trace is a file with commands and its name in the list below. Rewrite what follows from the
+//! commands with `UPDATE_TRACES=1 cargo test -p polyraft-tests --test traces`, and review the diff.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use polyraft_tests::trace;
 
-fn files() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
-    let entries = std::fs::read_dir(folder).expect("testdata is beside this crate's manifest");
-    let mut files: Vec<_> = entries.map(|entry| entry.expect("readable").path()).collect();
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
-    files.sort();
-    files
+/// One test per trace, and the list of them.
+macro_rules! traces {
+    ($($name:ident,)*) => {
+        const TRACES: &[&str] = &[$(stringify!($name)),*];
+
+        $(
+            #[test]
+            fn $name() {
+                replays(stringify!($name));
+            }
+        )*
+    };
+}
+
+traces! {
+    acknowledge_order,
+    add_voter_joint,
+    append_split,
+    apply_backlog,
+    apply_in_flight,
+    commit_by_followers,
+    commit_lazy,
+    compaction_floor,
+    conf_barrier,
+    conf_durable_first,
+    conflict_then_campaign,
+    divergent_tails,
+    duplicates,
+    election,
+    invalid_messages,
+    leader_sends_before_own_sync,
+    learner_promoted,
+    one_change_at_a_time,
+    persist_covers_earlier,
+    pre_vote_refused_by_lease,
+    pre_vote_stale_follower,
+    read_before_first_commit,
+    read_expiry,
+    read_follower,
+    read_index,
+    read_lost_round,
+    remove_joint_two,
+    removed_member,
+    restart,
+    single_replica,
+    single_unpersisted,
+    slow_follower_fetch,
+    stands_first,
+    superseded,
+    superseded_at_once,
+    transfer,
+    transfer_to_lagging,
+    truncation_unpersisted,
+    uncommitted_full,
+    unknown_candidate,
+    unknown_leader,
+    unknown_on_step_down,
+    unreachable,
+    vote_only_ready,
+    vote_survives_crash,
+    written_but_unacknowledged,
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata")
 }
 
 /// The first line that differs, with what was expected and found.
@@ -28,23 +88,22 @@ fn difference(expected: &str, found: &str) -> String {
     }
 }
 
-#[test]
-fn every_trace_replays() {
-    let files = files();
-    assert!(files.len() >= 25, "{} traces", files.len());
-    let update = std::env::var_os("UPDATE_TRACES").is_some();
-    let mut wrong = Vec::new();
-    for path in files {
-        let name = path.file_name().expect("a file").to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(&path).expect("readable");
-        // A panic of the core is this trace's failure and no other's; its message is printed above.
-        match std::panic::catch_unwind(|| trace::replay(&text)) {
-            Ok(Ok(found)) if update => std::fs::write(&path, found).expect("writable"),
-            Ok(Ok(found)) if found == text => {}
-            Ok(Ok(found)) => wrong.push(format!("{name}, {}", difference(&text, &found))),
-            Ok(Err(error)) => wrong.push(format!("{name}: {error}")),
-            Err(_) => wrong.push(format!("{name}: panicked")),
-        }
+fn replays(name: &str) {
+    let path = folder().join(name).with_extension("txt");
+    let text = std::fs::read_to_string(&path).expect("a listed trace has a file");
+    let found = trace::replay(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    if std::env::var_os("UPDATE_TRACES").is_some() {
+        std::fs::write(&path, found).expect("writable");
+        return;
     }
-    assert!(wrong.is_empty(), "{} trace(s) differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(found == text, "{name}, {}", difference(&text, &found));
+}
+
+#[test]
+fn every_file_is_a_listed_trace() {
+    let entries = std::fs::read_dir(folder()).expect("testdata is beside this crate's manifest");
+    let files: BTreeSet<_> =
+        entries.map(|entry| entry.expect("readable").file_name().into_string()).collect();
+    let listed = TRACES.iter().map(|name| Ok(format!("{name}.txt"))).collect();
+    assert_eq!(files, listed);
 }

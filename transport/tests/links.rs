@@ -234,7 +234,10 @@ fn jumbo_datagrams_carry_frames() {
         QuicNode::with_config(settings, runtime.handle())
     };
     let (a, b) = (start(1), start(2));
-    join((1, &a), (2, &b));
+    // One side dials: a connection that loses against another may take frames with it.
+    b.transport.set_peers(&[at(1, "127.0.0.1:9")]);
+    a.transport.set_peers(&[at(2, b.address())]);
+    wait_until("connected", || a.connected(2) && b.connected(1));
     let frame = Bytes::from(vec![5; 1 << 20]);
     for _ in 0..32 {
         wait_until("room", || a.transport.try_send(id(2), Lane::Append, frame.clone()).is_ok());

@@ -157,4 +157,100 @@ mod tests {
     fn a_gap_is_a_bug() {
         ApplyQueue::new(LogIndex::ZERO, 1).push(vec![normal(2)]);
     }
+
+    #[test]
+    fn nothing_is_next_in_an_empty_queue() {
+        assert_eq!(ApplyQueue::new(LogIndex::new(4), 1).take_next(), None);
+    }
+
+    #[test]
+    fn a_queue_goes_on_after_what_was_applied_before() {
+        let mut queue = ApplyQueue::new(LogIndex::new(4), usize::MAX);
+        queue.push(vec![normal(5)]);
+        assert_eq!(queue.take_next(), Some(Next::Hand(normal(5))));
+        assert_eq!(queue.applied(), LogIndex::new(4));
+    }
+
+    #[test]
+    fn nothing_passes_a_conf_entry_that_waits() {
+        let mut queue = ApplyQueue::new(LogIndex::ZERO, usize::MAX);
+        queue.push(vec![normal(1), conf(2), normal(3)]);
+        assert_eq!(queue.take_next(), Some(Next::Hand(normal(1))));
+        assert_eq!([queue.take_next(), queue.take_next()], [None, None]);
+    }
+
+    #[test]
+    fn a_conf_entry_at_the_front_configures_at_once() {
+        let mut queue = ApplyQueue::new(LogIndex::new(8), usize::MAX);
+        queue.push(vec![conf(9)]);
+        assert_eq!(queue.take_next(), Some(Next::Configure(conf(9))));
+    }
+
+    #[test]
+    fn two_conf_entries_take_effect_one_after_the_other() {
+        let mut queue = ApplyQueue::new(LogIndex::ZERO, usize::MAX);
+        queue.push(vec![conf(1), conf(2)]);
+        assert_eq!(queue.take_next(), Some(Next::Configure(conf(1))));
+        assert_eq!(queue.take_next(), Some(Next::Hand(conf(1))));
+        assert_eq!(queue.take_next(), None, "the first is not applied");
+        queue.on_applied(LogIndex::new(1));
+        assert_eq!(queue.take_next(), Some(Next::Configure(conf(2))));
+    }
+
+    #[test]
+    fn an_old_conf_entry_is_a_barrier_too() {
+        let old = || entry(2, EntryType::EntryConfChange);
+        let mut queue = ApplyQueue::new(LogIndex::ZERO, usize::MAX);
+        queue.push(vec![normal(1), old()]);
+        assert!(queue.take_next().is_some());
+        assert_eq!(queue.take_next(), None);
+    }
+
+    #[test]
+    fn an_entry_above_the_credit_goes_alone() {
+        let mut queue = ApplyQueue::new(LogIndex::ZERO, 1);
+        queue.push(vec![normal(1), normal(2)]);
+        assert_eq!(queue.take_next(), Some(Next::Hand(normal(1))));
+        assert_eq!(queue.take_next(), None);
+        queue.on_applied(LogIndex::new(1));
+        assert_eq!(queue.take_next(), Some(Next::Hand(normal(2))));
+    }
+
+    #[test]
+    fn a_backlog_shrinks_with_what_is_applied_and_not_with_what_is_handed_over() {
+        let mut queue = ApplyQueue::new(LogIndex::ZERO, usize::MAX);
+        queue.push(vec![normal(1), normal(2), normal(3)]);
+        assert!(queue.take_next().is_some() && queue.take_next().is_some());
+        assert_eq!(queue.backlog_bytes(), 3 * ENTRY_OVERHEAD_BYTES);
+        queue.on_applied(LogIndex::new(2));
+        assert_eq!(
+            (queue.backlog_bytes(), queue.applied()),
+            (ENTRY_OVERHEAD_BYTES, LogIndex::new(2))
+        );
+    }
+
+    #[test]
+    fn being_told_twice_frees_nothing_twice() {
+        let mut queue = ApplyQueue::new(LogIndex::ZERO, usize::MAX);
+        queue.push(vec![normal(1), normal(2)]);
+        assert!(queue.take_next().is_some() && queue.take_next().is_some());
+        queue.on_applied(LogIndex::new(1));
+        queue.on_applied(LogIndex::new(1));
+        assert_eq!(queue.backlog_bytes(), ENTRY_OVERHEAD_BYTES);
+    }
+
+    #[test]
+    #[should_panic(expected = "applied fell")]
+    fn what_is_applied_never_falls() {
+        let mut queue = ApplyQueue::new(LogIndex::new(5), 1);
+        queue.on_applied(LogIndex::new(4));
+    }
+
+    #[test]
+    #[should_panic(expected = "have a gap")]
+    fn an_entry_is_committed_once() {
+        let mut queue = ApplyQueue::new(LogIndex::ZERO, 1);
+        queue.push(vec![normal(1)]);
+        queue.push(vec![normal(1)]);
+    }
 }

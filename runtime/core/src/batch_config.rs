@@ -156,22 +156,66 @@ mod tests {
         assert_eq!(BatchConfig::tiny().validate(), Ok(()));
     }
 
-    /// Goal: each rule is enforced. Method: break one at a time.
-    #[test]
-    fn out_of_range_is_refused_by_field() {
-        let good = BatchConfig::tiny();
-        let broken = [
-            ("commands_max", BatchConfig { commands_max: 0, ..good }),
-            ("bytes_max", BatchConfig { bytes_max: ENTRY_BYTES_MAX + 1, ..good }),
-            ("in_flight_max", BatchConfig { in_flight_max: 0, ..good }),
-            ("queue_commands_max", BatchConfig { queue_commands_max: 2, ..good }),
-            ("queue_bytes_max", BatchConfig { queue_bytes_max: 63, ..good }),
-        ];
-        for (name, config) in broken {
-            let error = config.validate().expect_err(name);
-            assert!(matches!(error, BatchConfigError::OutOfRange { field, .. } if field == name));
+    /// Both ends of a field's range pass, and one beyond each is refused by name.
+    fn ranged(field: &'static str, min: usize, max: usize, set: impl Fn(&mut BatchConfig, usize)) {
+        let check = |value| {
+            let mut config = BatchConfig {
+                queue_commands_max: usize::MAX,
+                queue_bytes_max: usize::MAX,
+                ..BatchConfig::tiny()
+            };
+            set(&mut config, value);
+            config.validate()
+        };
+        assert_eq!((check(min), check(max)), (Ok(()), Ok(())), "{field}");
+        let refused = |value| Err(BatchConfigError::OutOfRange { field, value, min, max });
+        assert_eq!(check(min - 1), refused(min - 1));
+        if let Some(beyond) = max.checked_add(1) {
+            assert_eq!(check(beyond), refused(beyond));
         }
-        let late = BatchConfig { linger: Duration::from_secs(2), ..good };
-        assert!(matches!(late.validate(), Err(BatchConfigError::Linger { .. })));
+    }
+
+    #[test]
+    fn a_batch_has_as_many_commands_as_an_entry_may() {
+        ranged("commands_max", 1, BATCH_COMMANDS_MAX, |config, value| config.commands_max = value);
+    }
+
+    #[test]
+    fn a_batch_has_as_many_bytes_as_an_entry_may() {
+        ranged("bytes_max", 1, ENTRY_BYTES_MAX, |config, value| config.bytes_max = value);
+    }
+
+    #[test]
+    fn a_batch_at_least_is_in_flight() {
+        ranged("in_flight_max", 1, usize::MAX, |config, value| config.in_flight_max = value);
+    }
+
+    #[test]
+    fn the_queue_holds_a_batch_of_commands() {
+        ranged("queue_commands_max", 3, usize::MAX, |config, value| {
+            config.queue_commands_max = value
+        });
+    }
+
+    #[test]
+    fn the_queue_holds_a_batch_of_bytes() {
+        ranged("queue_bytes_max", 64, usize::MAX, |config, value| config.queue_bytes_max = value);
+    }
+
+    #[test]
+    fn a_linger_is_a_second_at_most() {
+        let lingers = |linger| BatchConfig { linger, ..BatchConfig::tiny() }.validate();
+        assert_eq!(lingers(LINGER_MAX), Ok(()));
+        let linger = LINGER_MAX + Duration::from_nanos(1);
+        assert_eq!(lingers(linger), Err(BatchConfigError::Linger { linger, max: LINGER_MAX }));
+    }
+
+    #[test]
+    fn refusals_say_what_is_allowed() {
+        let range =
+            BatchConfigError::OutOfRange { field: "in_flight_max", value: 0, min: 1, max: 9 };
+        assert_eq!(range.to_string(), "batch in_flight_max is 0; 1 to 9 is allowed");
+        let linger = BatchConfigError::Linger { linger: Duration::from_secs(2), max: LINGER_MAX };
+        assert_eq!(linger.to_string(), "batch linger is 2s; at most 1s is allowed");
     }
 }

@@ -252,54 +252,5 @@ impl ConfLists {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn replica(id: u64) -> ReplicaId {
-        ReplicaId::new(id)
-    }
-
-    fn change() -> ConfChange {
-        let step = |kind, id| ConfChangeStep { kind, replica: replica(id) };
-        ConfChange {
-            transition: ConfTransition::Explicit,
-            steps: vec![step(ConfChangeKind::AddVoter, 4), step(ConfChangeKind::Remove, 1)],
-            members: vec![Member { replica: replica(4), node: NodeId::new(9) }],
-        }
-    }
-
-    /// Goal: what goes in comes out; the default is empty. Method: round trips.
-    #[test]
-    fn round_trips() {
-        assert_eq!(ConfChange::decode(&change().encode()), Ok(change()));
-        assert!(ConfChange::default().encode().is_empty());
-        assert_eq!(ConfChange::decode(&Bytes::new()), Ok(ConfChange::default()));
-    }
-
-    /// Goal: each rule has its error. Method: break one at a time, through the encoding.
-    #[test]
-    fn impossible_changes_are_refused() {
-        let refused = |edit: fn(&mut ConfChange)| {
-            let mut broken = change();
-            edit(&mut broken);
-            ConfChange::decode(&broken.encode()).expect_err("broken")
-        };
-        assert_eq!(refused(|c| c.members.clear()), ConfChangeError::NoNode { replica: replica(4) });
-        assert_eq!(
-            refused(|c| c.steps.push(c.steps[1])),
-            ConfChangeError::Duplicate { replica: replica(1) }
-        );
-        assert_eq!(refused(|c| c.steps[0].replica = replica(0)), ConfChangeError::ZeroId);
-        assert_eq!(refused(|c| c.members[0].node = NodeId::new(0)), ConfChangeError::ZeroId);
-        assert_eq!(
-            refused(|c| c.steps = vec![c.steps[1]; 65]),
-            ConfChangeError::TooMany { steps: 65 }
-        );
-        let unknown = ConfChange::decode(&Bytes::from_static(&[8, 9]));
-        assert_eq!(unknown, Err(ConfChangeError::Unknown { field: "transition", value: 9 }));
-        assert!(matches!(
-            ConfChange::decode(&Bytes::from_static(&[0xff])),
-            Err(ConfChangeError::Decode(_))
-        ));
-    }
-}
+#[path = "conf_change_tests.rs"]
+mod tests;

@@ -66,4 +66,41 @@ mod tests {
         assert_eq!(timer.timeout(3, 1), first);
         assert_ne!(timer.timeout(3, 2), first);
     }
+
+    #[test]
+    fn a_new_term_has_a_new_timeout() {
+        let mut timer = ElectionTimer::new(1_000_000, 1);
+        let first = timer.timeout(3, 1);
+        assert_ne!(timer.timeout(4, 1), first);
+    }
+
+    #[test]
+    fn a_failed_campaign_draws_again_within_its_epoch() {
+        let mut timer = ElectionTimer::new(1_000_000, 1);
+        let first = timer.timeout(3, 1);
+        timer.draw();
+        let second = timer.timeout(3, 1);
+        assert_ne!(second, first);
+        assert_eq!(timer.timeout(3, 1), second);
+    }
+
+    #[test]
+    fn the_shortest_timeout_that_can_be_random_is_drawn() {
+        let mut timer = ElectionTimer::new(2, 9);
+        assert!((0..100).all(|term| timer.timeout(term, 0) == 3), "between 2 and 4 is only 3");
+    }
+
+    #[test]
+    #[should_panic(expected = "cannot be random")]
+    fn a_timeout_of_one_tick_is_a_bug() {
+        ElectionTimer::new(1, 9);
+    }
+
+    /// Goal: neighbours rarely stand together (TK-6). Method: first timeouts of consecutive seeds.
+    #[test]
+    fn close_seeds_have_distant_timeouts() {
+        let first = |seed| ElectionTimer::new(1_000, seed).timeout(0, 0);
+        let equal = (0..1_000).filter(|seed| first(*seed) == first(seed + 1)).count();
+        assert!(equal < 10, "{equal} of 1,000 neighbours share a timeout");
+    }
 }

@@ -110,3 +110,61 @@ pub struct CompactionPoint {
     /// The term of the entry at `index`.
     pub term: Term,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(replica: u64, node: u64) -> Member {
+        Member { replica: ReplicaId::new(replica), node: NodeId::new(node) }
+    }
+
+    #[test]
+    fn an_entry_is_charged_for_its_data_and_an_overhead() {
+        let entry = |bytes: usize| LogEntry {
+            index: LogIndex::new(1),
+            term: Term::new(1),
+            kind: EntryKind::Normal,
+            data: vec![0; bytes].into(),
+        };
+        assert_eq!(entry(0).charged_bytes(), ENTRY_OVERHEAD_BYTES);
+        assert_eq!(entry(100).charged_bytes(), 100 + ENTRY_OVERHEAD_BYTES);
+    }
+
+    #[test]
+    fn a_new_group_has_each_member_once_in_order() {
+        let made = Configuration::initial(vec![member(3, 30), member(1, 10), member(3, 30)]);
+        let expected = Configuration {
+            members: vec![member(1, 10), member(3, 30)],
+            voters: vec![ReplicaId::new(1), ReplicaId::new(3)],
+            ..Configuration::default()
+        };
+        assert_eq!(made, expected);
+    }
+
+    #[test]
+    fn a_vote_in_either_half_is_a_vote() {
+        let joint = Configuration {
+            voters: vec![ReplicaId::new(1)],
+            voters_outgoing: vec![ReplicaId::new(2)],
+            learners: vec![ReplicaId::new(3)],
+            ..Configuration::default()
+        };
+        let votes = [1, 2, 3, 4].map(|id| joint.is_voter(ReplicaId::new(id)));
+        assert_eq!(votes, [true, true, false, false]);
+    }
+
+    #[test]
+    fn replicas_and_nodes_are_found_by_each_other() {
+        let made = Configuration::initial(vec![member(1, 10), member(2, 20)]);
+        assert_eq!(made.node_of(ReplicaId::new(2)), Some(NodeId::new(20)));
+        assert_eq!(made.replica_on(NodeId::new(20)), Some(ReplicaId::new(2)));
+    }
+
+    #[test]
+    fn strangers_are_not_found() {
+        let made = Configuration::initial(vec![member(1, 10)]);
+        assert_eq!(made.node_of(ReplicaId::new(10)), None, "10 is a node");
+        assert_eq!(made.replica_on(NodeId::new(1)), None, "1 is a replica");
+    }
+}

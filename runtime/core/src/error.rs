@@ -143,3 +143,120 @@ pub enum ReadError {
         group: GroupId,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: GroupId = GroupId::new(4);
+    const DEADLINE: Duration = Duration::from_millis(1_500);
+
+    /// What an error says, whether its proposal may have committed, and whether trying again helps.
+    fn told(error: &ProposeError) -> (String, bool, bool) {
+        (error.to_string(), error.may_have_committed(), error.is_retryable())
+    }
+
+    #[test]
+    fn a_proposal_at_the_wrong_node_is_not_proposed() {
+        let error = ProposeError::NotLeader {
+            group: GROUP,
+            term: Term::new(3),
+            leader: Some(NodeId::new(2)),
+        };
+        let text = "group 4: not leader in term 3";
+        assert_eq!(told(&error), (text.to_owned(), false, true));
+    }
+
+    #[test]
+    fn an_overloaded_group_has_not_proposed() {
+        let error = ProposeError::Overloaded { group: GROUP, what: "the queue" };
+        let text = "group 4: overloaded, the queue is full";
+        assert_eq!(told(&error), (text.to_owned(), false, true));
+    }
+
+    #[test]
+    fn what_expired_in_the_queue_was_not_proposed() {
+        let error = ProposeError::Expired { group: GROUP, deadline: DEADLINE };
+        let text = "group 4: deadline of 1.5s passed before it was proposed";
+        assert_eq!(told(&error), (text.to_owned(), false, true));
+    }
+
+    #[test]
+    fn what_is_too_large_never_fits() {
+        let error = ProposeError::TooLarge { group: GROUP, bytes: 9, max: 8 };
+        let text = "group 4: 9 bytes proposed, at most 8 are allowed";
+        assert_eq!(told(&error), (text.to_owned(), false, false));
+    }
+
+    #[test]
+    fn a_batch_of_the_wrong_length_never_fits() {
+        let error = ProposeError::BatchLength { group: GROUP, commands: 0, max: 8 };
+        let text = "group 4: a batch of 0 commands; 1 to 8 are allowed";
+        assert_eq!(told(&error), (text.to_owned(), false, false));
+    }
+
+    #[test]
+    fn what_was_superseded_never_commits() {
+        let error = ProposeError::Superseded { group: GROUP };
+        let text = "group 4: the entry was superseded by another leader's";
+        assert_eq!(told(&error), (text.to_owned(), false, true));
+    }
+
+    #[test]
+    fn lost_leadership_leaves_the_outcome_open() {
+        let error = ProposeError::Unknown { group: GROUP };
+        let text = "group 4: leadership lost while waiting; the outcome is unknown";
+        assert_eq!(told(&error), (text.to_owned(), true, true));
+    }
+
+    #[test]
+    fn a_deadline_after_proposing_leaves_the_outcome_open() {
+        let error = ProposeError::TimedOut { group: GROUP, deadline: DEADLINE };
+        let text = "group 4: no outcome within 1.5s; it may still commit";
+        assert_eq!(told(&error), (text.to_owned(), true, true));
+    }
+
+    #[test]
+    fn a_faulted_group_has_not_proposed() {
+        let error = ProposeError::Faulted { group: GROUP };
+        let text = "group 4: faulted on this node";
+        assert_eq!(told(&error), (text.to_owned(), false, true));
+    }
+
+    #[test]
+    fn a_stopped_group_has_not_proposed() {
+        let error = ProposeError::Stopped { group: GROUP };
+        let text = "group 4: stopped";
+        assert_eq!(told(&error), (text.to_owned(), false, true));
+    }
+
+    #[test]
+    fn a_read_that_nobody_confirmed_says_for_how_long() {
+        let error = ReadError::TimedOut { group: GROUP, deadline: DEADLINE };
+        assert_eq!(error.to_string(), "group 4: no leader confirmed the read within 1.5s");
+    }
+
+    #[test]
+    fn a_read_too_many_names_the_queue() {
+        let error = ReadError::Overloaded { group: GROUP, what: "reads" };
+        assert_eq!(error.to_string(), "group 4: overloaded, reads is full");
+    }
+
+    #[test]
+    fn a_failed_query_says_what_the_machine_said() {
+        let error = ReadError::Query { group: GROUP, what: "no such key".into() };
+        assert_eq!(error.to_string(), "group 4: the query failed: no such key");
+    }
+
+    #[test]
+    fn reads_of_a_faulted_group_say_so() {
+        let error = ReadError::Faulted { group: GROUP };
+        assert_eq!(error.to_string(), "group 4: faulted on this node");
+    }
+
+    #[test]
+    fn reads_of_a_stopped_group_say_so() {
+        let error = ReadError::Stopped { group: GROUP };
+        assert_eq!(error.to_string(), "group 4: stopped");
+    }
+}

@@ -86,3 +86,38 @@ impl LogIndex {
         self.0.saturating_sub(earlier.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_prints_as_its_number() {
+        assert_eq!(format!("{} {:>4}", NodeId::new(7), LogIndex::new(42)), "7   42");
+    }
+
+    #[test]
+    fn next_is_one_more() {
+        assert_eq!(Term::new(8).next(), Term::new(9));
+    }
+
+    #[test]
+    #[should_panic(expected = "overflow")]
+    fn there_is_nothing_after_the_largest() {
+        let _ = ReadyNumber::new(u64::MAX).next();
+    }
+
+    #[test]
+    fn nothing_comes_before_the_log() {
+        assert_eq!(LogIndex::new(2).prev(), LogIndex::new(1));
+        assert_eq!(LogIndex::ZERO.prev(), LogIndex::ZERO);
+    }
+
+    #[test]
+    fn distance_is_never_negative() {
+        let (early, late) = (LogIndex::new(3), LogIndex::new(10));
+        assert_eq!(late.distance_from(early), 7);
+        assert_eq!(early.distance_from(late), 0);
+        assert_eq!(late.distance_from(late), 0);
+    }
+}

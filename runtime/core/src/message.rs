@@ -209,3 +209,7 @@ fn charged_result(result: &Result<AppliedUnit, ProposeError>) -> usize {
     let bodies: usize = responses.iter().map(|r| r.body().len() + ITEM_OVERHEAD_BYTES).sum();
     bodies + ITEM_OVERHEAD_BYTES
 }
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;

@@ -34,6 +34,9 @@ pub struct OutboxLimits {
     pub append_bytes_max: usize,
     /// On [`Lane::Request`]. Default: 32 MiB.
     pub request_bytes_max: usize,
+    /// A frame takes no further envelope beyond this many bytes; 0 gives each envelope a frame of its
+    /// own, heartbeats excepted. Default: [`FRAME_BYTES_TARGET`].
+    pub frame_bytes_target: usize,
 }
 
 impl Default for OutboxLimits {
@@ -42,6 +45,7 @@ impl Default for OutboxLimits {
             control_bytes_max: FRAME_BYTES_MAX,
             append_bytes_max: 64 << 20,
             request_bytes_max: 32 << 20,
+            frame_bytes_target: FRAME_BYTES_TARGET,
         }
     }
 }
@@ -126,6 +130,7 @@ pub struct Outbox {
     /// Heartbeats that go into the next control frame.
     released: BTreeMap<Destination, Envelope>,
     heartbeats_merged: u64,
+    frame_bytes_target: usize,
     /// Frames are cut from here, so that small ones share an allocation.
     buffer: BytesMut,
 }
@@ -184,6 +189,7 @@ impl Outbox {
             aside: BTreeMap::new(),
             released: BTreeMap::new(),
             heartbeats_merged: 0,
+            frame_bytes_target: limits.frame_bytes_target,
             buffer: BytesMut::new(),
         }
     }
@@ -234,14 +240,14 @@ impl Outbox {
     }
 
     /// Encodes what waits on `lane` into one frame: released heartbeats first and all together,
-    /// else up to [`FRAME_BYTES_TARGET`] bytes of envelopes, at least one. `None` if nothing waits.
+    /// else up to the target's bytes of envelopes, at least one. `None` if nothing waits.
     pub fn next_frame(&mut self, lane: Lane) -> Option<Bytes> {
         if lane == Lane::Control && !self.released.is_empty() {
             return Some(self.heartbeat_frame());
         }
         let queue = &mut self.lanes[lane as usize];
         let mut taken = 0;
-        let mut room = FRAME_BYTES_TARGET;
+        let mut room = self.frame_bytes_target;
         // The first envelope may be larger than the target; it is never larger than a frame.
         let mut next = queue.pop_within(FRAME_BYTES_MAX);
         while let Some(queued) = next {
@@ -306,146 +312,5 @@ impl Outbox {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::entry::{EntryKind, LogEntry};
-    use crate::ids::{LogIndex, NodeId, Term};
-    use crate::message::{RaftKind, RaftMessage};
-    use crate::wire::decode_frame;
-
-    const PEER: NodeId = NodeId::new(2);
-
-    fn envelope(group: u64, message: RaftMessage) -> Envelope {
-        let (from, to) = (ReplicaId::new(1), ReplicaId::new(2));
-        let body = Body::Raft(message);
-        Envelope { group: GroupId::new(group), from, to, to_node: PEER, body }
-    }
-
-    fn heartbeat(group: u64, commit: u64) -> Envelope {
-        let commit = LogIndex::new(commit);
-        envelope(
-            group,
-            RaftMessage { commit, ..RaftMessage::new(RaftKind::Heartbeat, Term::new(4)) },
-        )
-    }
-
-    fn append(group: u64, bytes: usize) -> Envelope {
-        let entry = LogEntry {
-            index: LogIndex::new(1),
-            term: Term::new(1),
-            kind: EntryKind::Normal,
-            data: Bytes::from(vec![0; bytes]),
-        };
-        let entries = vec![entry];
-        envelope(group, RaftMessage { entries, ..RaftMessage::new(RaftKind::Append, Term::new(1)) })
-    }
-
-    fn outbox() -> Outbox {
-        Outbox::new(OutboxLimits::default())
-    }
-
-    fn decoded(frame: Option<Bytes>) -> Vec<Envelope> {
-        decode_frame(frame.expect("a frame"), PEER).expect("valid")
-    }
-
-    /// Goal: one frame per interval for 10,000 groups, the latest heartbeat of each (TK-5). Method:
-    /// two rounds of heartbeats with large numbers, then one release.
-    #[test]
-    fn ten_thousand_heartbeats_are_one_frame() {
-        let mut outbox = outbox();
-        let groups = (u64::MAX - 10_000)..u64::MAX;
-        for commit in [1 << 40, 1 << 41] {
-            groups.clone().for_each(|group| outbox.push(heartbeat(group, commit)).expect("aside"));
-        }
-        assert!(!outbox.has_frame(Lane::Control));
-        assert_eq!(outbox.next_frame(Lane::Control), None, "not before the interval has passed");
-        outbox.release_heartbeats();
-        assert!(outbox.has_frame(Lane::Control));
-        let sent = decoded(outbox.next_frame(Lane::Control));
-        let latest: Vec<_> = groups.map(|group| heartbeat(group, 1 << 41)).collect();
-        assert!(sent == latest, "all, once, the latest");
-        assert_eq!(outbox.next_frame(Lane::Control), None);
-        let stats = outbox.stats();
-        assert_eq!((stats.heartbeats_merged, stats.heartbeats_held), (10_000, 0));
-        assert_eq!((stats.lanes[0].frames, stats.lanes[0].framed), (1, 10_000));
-    }
-
-    /// Goal: heartbeats that a slow link has not taken are replaced, not piled up; too many are
-    /// spread over frames. Method: release twice; then 300,000 groups.
-    #[test]
-    fn released_heartbeats_merge_and_split() {
-        let mut outbox = outbox();
-        outbox.push(heartbeat(1, 1)).expect("aside");
-        outbox.release_heartbeats();
-        outbox.push(heartbeat(1, 2)).expect("aside");
-        outbox.push(heartbeat(2, 2)).expect("aside");
-        outbox.release_heartbeats();
-        let sent = decoded(outbox.next_frame(Lane::Control));
-        assert_eq!(sent, [heartbeat(1, 2), heartbeat(2, 2)]);
-        assert_eq!(outbox.stats().heartbeats_merged, 1);
-        let mut many = 0;
-        (1..=300_000)
-            .for_each(|group| outbox.push(heartbeat(group << 40, u64::MAX)).expect("aside"));
-        outbox.release_heartbeats();
-        while let Some(frame) = outbox.next_frame(Lane::Control) {
-            assert!(frame.len() <= FRAME_BYTES_MAX);
-            many += 1;
-        }
-        assert!(many > 1);
-        assert_eq!(outbox.stats().lanes[0].framed, 300_002);
-    }
-
-    /// Goal: a heartbeat that confirms a read does not wait. Method: one with a context.
-    #[test]
-    fn a_read_heartbeat_goes_at_once() {
-        let mut outbox = outbox();
-        let mut reads = heartbeat(1, 1);
-        let Body::Raft(message) = &mut reads.body else { unreachable!("it is a heartbeat") };
-        message.context = Bytes::from_static(b"read");
-        outbox.push(reads.clone()).expect("room");
-        assert_eq!(decoded(outbox.next_frame(Lane::Control)), [reads]);
-    }
-
-    /// Goal: frames end at the target, keep the order and hold at least one. Method: small and
-    /// large appends.
-    #[test]
-    fn frames_end_at_the_target() {
-        let mut outbox = outbox();
-        for (group, bytes) in [(1, 100 << 10), (2, 100 << 10), (3, 100 << 10), (4, 1 << 20), (5, 1)]
-        {
-            outbox.push(append(group, bytes)).expect("room");
-        }
-        let mut frames = Vec::new();
-        while let Some(frame) = outbox.next_frame(Lane::Append) {
-            frames.push(decoded(Some(frame)).iter().map(|e| e.group.get()).collect::<Vec<_>>());
-        }
-        assert_eq!(frames, [vec![1, 2], vec![3], vec![4], vec![5]]);
-        assert!(!outbox.has_frame(Lane::Append));
-        let stats = outbox.stats().lanes[Lane::Append as usize];
-        assert_eq!((stats.queued, stats.queued_bytes, stats.framed), (0, 0, 5));
-    }
-
-    /// Goal: a full lane drops and says whom to tell, and leaves the other lanes alone; so does an
-    /// envelope beyond a frame. Method: a stuck append lane.
-    #[test]
-    fn a_full_lane_drops_by_name() {
-        let limits = OutboxLimits { append_bytes_max: 0, ..OutboxLimits::default() };
-        let mut outbox = Outbox::new(limits);
-        let to = |group| Destination { group: GroupId::new(group), replica: ReplicaId::new(2) };
-        outbox.push(append(1, 5 << 20)).expect("an empty lane takes any envelope");
-        let reason = DropReason::Full { lane: Lane::Append };
-        assert_eq!(outbox.push(append(2, 5 << 20)), Err(Dropped { to: to(2), reason }));
-        let vote = envelope(3, RaftMessage::new(RaftKind::RequestVote, Term::new(1)));
-        outbox.push(vote).expect("another lane");
-        let huge = outbox.push(append(4, FRAME_BYTES_MAX)).expect_err("too large");
-        assert!(matches!(huge.reason, DropReason::TooLarge { .. }));
-        assert_eq!(outbox.stats().lanes[Lane::Append as usize].dropped, 2);
-        outbox.push(heartbeat(1, 1)).expect("aside");
-        assert_eq!(outbox.clear(), [to(1), to(3)]);
-        assert!(Lane::ALL.iter().all(|lane| !outbox.has_frame(*lane)));
-        outbox.release_heartbeats();
-        assert_eq!(outbox.next_frame(Lane::Control), None);
-        let dropped = outbox.stats().lanes.map(|lane| lane.dropped);
-        assert_eq!(dropped, [2, 3, 0]);
-    }
-}
+#[path = "outbox_tests.rs"]
+mod tests;

@@ -109,3 +109,27 @@ pub enum StepError {
     #[error("raft refused it")]
     Raft(#[source] raft::Error),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::InvalidMessage;
+
+    #[test]
+    fn a_refused_step_says_why() {
+        let texts = [
+            StepError::Invalid(InvalidMessage::FromSelf),
+            StepError::NotRaft,
+            StepError::ApplyBacklogFull(GroupId::new(7)),
+            StepError::Raft(raft::Error::StepLocalMsg),
+        ]
+        .map(|error| error.to_string());
+        let expected = [
+            "refused: sent in this replica's own name",
+            "not a step of Raft",
+            "group 7: apply backlog is full",
+            "raft refused it",
+        ];
+        assert_eq!(texts, expected);
+    }
+}

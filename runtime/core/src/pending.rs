@@ -133,4 +133,63 @@ mod tests {
     fn registering_out_of_order_is_a_bug() {
         pending(&[(5, 2), (5, 2)]);
     }
+
+    #[test]
+    fn a_waiter_leaves_once() {
+        let mut pending = pending(&[(5, 2)]);
+        assert_eq!(pending.committed(index(5), Term::new(2), |_| unreachable!()), Some(5));
+        assert_eq!(pending.committed(index(5), Term::new(2), |_| unreachable!()), None);
+    }
+
+    #[test]
+    fn everyone_before_a_committed_entry_was_superseded() {
+        let mut pending = pending(&[(3, 1), (4, 1), (5, 1), (6, 2)]);
+        let mut superseded = Vec::new();
+        let found = pending.committed(index(6), Term::new(2), |w| superseded.push(w));
+        assert_eq!((found, superseded), (Some(6), vec![3, 4, 5]));
+    }
+
+    #[test]
+    fn a_waiter_of_a_later_term_is_superseded_by_an_earlier_one_at_its_index() {
+        let mut pending = pending(&[(5, 7)]);
+        let mut superseded = Vec::new();
+        assert_eq!(pending.committed(index(5), Term::new(6), |w| superseded.push(w)), None);
+        assert_eq!(superseded, [5]);
+    }
+
+    #[test]
+    fn a_refused_entry_gives_back_its_own_waiter() {
+        let mut pending = pending(&[(5, 2), (6, 2)]);
+        assert_eq!(pending.unregister_last(), Some(6));
+        assert_eq!(pending.len(), 1);
+        pending.register(index(6), Term::new(2), 60);
+        assert_eq!(pending.unregister_last(), Some(60));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_refused_entry_that_nobody_proposed() {
+        assert_eq!(pending(&[]).unregister_last(), None);
+    }
+
+    #[test]
+    fn losing_leadership_before_any_commit_takes_everyone() {
+        let mut pending = pending(&[(5, 2), (6, 2)]);
+        assert_eq!(pending.leadership_lost(LogIndex::ZERO).collect::<Vec<_>>(), [5, 6]);
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn losing_leadership_after_the_last_commit_takes_nobody() {
+        let mut pending = pending(&[(5, 2), (6, 2)]);
+        assert_eq!(pending.leadership_lost(index(6)).count(), 0);
+        assert_eq!(pending.len(), 2);
+    }
+
+    #[test]
+    fn a_place_that_was_lost_can_be_waited_for_again() {
+        let mut pending = pending(&[(5, 2), (6, 2)]);
+        assert_eq!(pending.leadership_lost(LogIndex::new(4)).collect::<Vec<_>>(), [5, 6]);
+        pending.register(index(5), Term::new(4), 50);
+        assert_eq!(pending.committed(index(5), Term::new(4), |_| unreachable!()), Some(50));
+    }
 }

@@ -378,3 +378,92 @@ impl fmt::Display for Lane {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::EntryKind;
+    use crate::ids::Term;
+
+    #[test]
+    fn an_empty_append_changes_nothing() {
+        let empty = GroupAppend {
+            group: GroupId::new(3),
+            create: None,
+            hard_state: None,
+            configuration: None,
+            entries: Vec::new(),
+            compact: None,
+        };
+        assert_eq!(GroupAppend::empty(GroupId::new(3)), empty);
+    }
+
+    #[test]
+    fn an_append_is_charged_for_its_entries_and_itself() {
+        let entry = |index| LogEntry {
+            index: LogIndex::new(index),
+            term: Term::new(1),
+            kind: EntryKind::Normal,
+            data: Bytes::from_static(b"12345678"),
+        };
+        let mut append = GroupAppend::empty(GroupId::new(1));
+        assert_eq!(append.charged_bytes(), 64);
+        append.entries = vec![entry(1), entry(2)];
+        assert_eq!(append.charged_bytes(), 64 + 2 * entry(1).charged_bytes());
+    }
+
+    #[test]
+    fn lanes_are_numbered_in_order_of_service() {
+        assert_eq!(Lane::ALL.map(|lane| lane as usize), [0, 1, 2]);
+    }
+
+    #[test]
+    fn lanes_print_as_they_are_called_in_metrics() {
+        assert_eq!(Lane::ALL.map(|lane| lane.to_string()), ["control", "append", "request"]);
+        assert_eq!(Lane::ALL.map(Lane::as_str), ["control", "append", "request"]);
+    }
+
+    #[test]
+    fn storage_errors_name_the_group_and_the_place() {
+        let group = GroupId::new(5);
+        let (index, compacted) = (LogIndex::new(7), LogIndex::new(9));
+        let texts = [
+            StorageError::UnknownGroup { group },
+            StorageError::Compacted { group, index, compacted },
+            StorageError::Corrupt { group, what: "entry".into() },
+            StorageError::Full { what: "map".into() },
+            StorageError::Poisoned,
+        ]
+        .map(|error| error.to_string());
+        let expected = [
+            "group 5 does not exist here",
+            "group 5: entry 7 was compacted away; the log starts after 9",
+            "group 5: corrupt entry",
+            "storage is full: map",
+            "storage is poisoned by an earlier failure",
+        ];
+        assert_eq!(texts, expected);
+    }
+
+    #[test]
+    fn an_io_error_keeps_its_cause() {
+        let source = Box::new(std::io::Error::other("unplugged"));
+        let error = StorageError::Io { doing: "syncing", source };
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        assert_eq!(error.to_string(), "storage failed while syncing");
+        assert_eq!(cause.as_deref(), Some("unplugged"));
+    }
+
+    #[test]
+    fn send_errors_say_what_to_wait_for() {
+        use SendError::{Disconnected, Full, TooLarge, UnknownPeer};
+        let texts = [Full, Disconnected, UnknownPeer, TooLarge].map(|error| error.to_string());
+        let expected = [
+            "lane is full",
+            "peer is not connected",
+            "node is not a peer",
+            "frame is larger than the limit",
+        ];
+        assert_eq!(texts, expected);
+    }
+}

@@ -184,3 +184,135 @@ fn conf_changes_pass_through_raft() {
     assert_eq!((after.index, after.auto_leave), (entry.index, false));
     assert_eq!(conf_state_to_raft(&after), state);
 }
+
+#[test]
+fn every_kind_that_peers_exchange_has_its_own_number() {
+    let types: std::collections::BTreeSet<_> = [
+        RaftKind::Append,
+        RaftKind::AppendResponse,
+        RaftKind::RequestVote,
+        RaftKind::RequestVoteResponse,
+        RaftKind::Heartbeat,
+        RaftKind::HeartbeatResponse,
+        RaftKind::TimeoutNow,
+        RaftKind::ReadIndex,
+        RaftKind::ReadIndexResponse,
+        RaftKind::RequestPreVote,
+        RaftKind::RequestPreVoteResponse,
+    ]
+    .map(|kind| kind_to_raft(kind) as i32)
+    .into();
+    assert_eq!(types.len(), 11);
+}
+
+#[test]
+fn what_a_replica_tells_itself_stays() {
+    use MessageType::{MsgBeat, MsgCheckQuorum, MsgHup, MsgSnapStatus, MsgUnreachable};
+    for kind in [MsgHup, MsgBeat, MsgCheckQuorum, MsgSnapStatus, MsgUnreachable] {
+        assert_eq!(kind_from_raft(kind), Err(BridgeError::NotForPeers { kind: kind as i32 }));
+    }
+}
+
+#[test]
+fn an_append_without_entries_is_one_message() {
+    let empty = RaftMessage { compact_floor: LogIndex::new(4), ..append(6, vec![]) };
+    assert_eq!(from_raft(to_raft(empty.clone())), Ok(vec![empty]));
+}
+
+#[test]
+fn an_append_of_exactly_the_limit_is_not_split() {
+    let half = APPEND_BYTES_MAX / 2 - crate::entry::ENTRY_OVERHEAD_BYTES;
+    let sizes = |second| {
+        let parts = from_raft(to_raft(append(6, vec![entry(7, half), entry(8, second)])));
+        parts.expect("for peers").iter().map(|part| part.entries.len()).collect::<Vec<_>>()
+    };
+    assert_eq!(sizes(half), [2]);
+    assert_eq!(sizes(half + 1), [1, 1]);
+}
+
+#[test]
+fn an_entry_above_the_limit_goes_alone() {
+    let entries = vec![entry(7, 1), entry(8, APPEND_BYTES_MAX), entry(9, 1)];
+    let parts = from_raft(to_raft(append(6, entries))).expect("for peers");
+    let anchors: Vec<_> = parts.iter().map(|part| (part.index.get(), part.entries.len())).collect();
+    assert_eq!(anchors, [(6, 1), (7, 1), (8, 1)]);
+}
+
+#[test]
+fn every_part_of_an_append_carries_the_floor() {
+    let entries = vec![entry(7, APPEND_BYTES_MAX), entry(8, APPEND_BYTES_MAX)];
+    let parts = from_raft(to_raft(append(6, entries))).expect("for peers");
+    assert_eq!(parts.iter().map(|p| p.compact_floor.get()).collect::<Vec<_>>(), [4, 4]);
+}
+
+#[test]
+fn a_reads_context_is_an_entry_for_raft() {
+    let context = Bytes::from_static(b"round 1");
+    let read = RaftMessage { context, ..RaftMessage::new(RaftKind::ReadIndex, Term::new(0)) };
+    let raft = to_raft(read);
+    assert_eq!(raft.entries[0].data, Bytes::from_static(b"round 1"));
+    assert!(raft.context.is_empty());
+}
+
+#[test]
+fn an_append_with_a_foreign_entry_does_not_leave() {
+    let mut raft = to_raft(append(6, vec![entry(7, 1)]));
+    raft.mut_entries()[0].entry_type = eraftpb::EntryType::EntryConfChange;
+    assert_eq!(from_raft(raft), Err(BridgeError::OldConfChange { index: LogIndex::new(7) }));
+}
+
+#[test]
+fn entries_survive_raft() {
+    for kind in [EntryKind::Normal, EntryKind::ConfChange] {
+        let entry = LogEntry { kind, ..entry(7, 3) };
+        assert_eq!(entry_from_raft(entry_to_raft(entry.clone())), Ok(entry));
+    }
+}
+
+#[test]
+fn a_hard_state_without_a_vote_is_vote_0_for_raft() {
+    let raft = hard_state_to_raft(HardState { term: Term::new(2), ..HardState::default() });
+    assert_eq!((raft.term, raft.vote, raft.commit), (2, 0, 0));
+}
+
+#[test]
+fn replicas_of_a_configuration_are_sorted_whatever_raft_says() {
+    let member = |id| Member { replica: ReplicaId::new(id), node: NodeId::new(id * 10) };
+    let before = Configuration::initial(vec![member(1), member(2), member(3)]);
+    let state = eraftpb::ConfState {
+        voters: vec![3, 1],
+        learners: vec![2],
+        auto_leave: true,
+        ..Default::default()
+    };
+    let index = LogIndex::new(9);
+    let after = configuration_after(&before, &ConfChange::default(), index, &state);
+    let expected = Configuration {
+        index,
+        members: before.members,
+        voters: vec![ReplicaId::new(1), ReplicaId::new(3)],
+        learners: vec![ReplicaId::new(2)],
+        auto_leave: true,
+        ..Configuration::default()
+    };
+    assert_eq!(after, expected);
+}
+
+#[test]
+fn refusals_say_what_does_not_leave() {
+    let index = LogIndex::new(5);
+    let texts = [
+        BridgeError::NotForPeers { kind: 7 },
+        BridgeError::OldConfChange { index },
+        BridgeError::EntryContext { index },
+        BridgeError::AppendGap { anchor: LogIndex::new(3), first: index },
+    ]
+    .map(|error| error.to_string());
+    let expected = [
+        "raft message type 7 is not sent to peers",
+        "entry 5 is a conf change of version 1",
+        "entry 5 has a context",
+        "append anchored at 3 starts with entry 5",
+    ];
+    assert_eq!(texts, expected);
+}

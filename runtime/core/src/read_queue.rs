@@ -191,4 +191,97 @@ mod tests {
         assert_eq!(queue.on_tick(10), ["a"]);
         assert_eq!(queue.drain(), ["b"]);
     }
+
+    #[test]
+    fn nobody_waiting_starts_no_round() {
+        assert_eq!(queue().start_round(0), None);
+    }
+
+    #[test]
+    fn a_context_names_replica_life_and_round() {
+        let mut queue = ReadQueue::new(ReplicaId::new(3), 99, 3, 10);
+        queue.push(0, "a");
+        let context = queue.start_round(0).expect("a reader waits");
+        let expected: Vec<u8> = [3u64, 99, 1].iter().flat_map(|n| n.to_be_bytes()).collect();
+        assert_eq!(context, expected);
+    }
+
+    #[test]
+    fn another_life_confirms_nothing() {
+        let mut queue = queue();
+        queue.push(0, "a");
+        let own = queue.start_round(0).expect("a reader waits");
+        let mut other = ReadQueue::new(ReplicaId::new(1), 78_787, 3, 10);
+        other.push(0, "b");
+        let foreign = other.start_round(0).expect("a reader waits");
+        assert_eq!(queue.confirmed(&foreign, AT), []);
+        assert_eq!(queue.confirmed(&own, AT), [("a", AT)]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_context_confirm_nothing() {
+        let mut queue = queue();
+        queue.push(0, "a");
+        assert!(queue.start_round(0).is_some());
+        assert_eq!(queue.confirmed(b"", AT), []);
+        assert_eq!(queue.len(), 1);
+    }
+
+    #[test]
+    fn a_context_confirms_once() {
+        let mut queue = queue();
+        queue.push(0, "a");
+        let context = queue.start_round(0).expect("a reader waits");
+        assert_eq!(queue.confirmed(&context, AT), [("a", AT)]);
+        assert_eq!(queue.confirmed(&context, AT), []);
+    }
+
+    #[test]
+    fn an_answer_in_time_is_waited_for() {
+        let mut queue = queue();
+        queue.push(0, "a");
+        let context = queue.start_round(0).expect("a reader waits");
+        assert_eq!(queue.on_tick(2), Vec::<&str>::new());
+        assert_eq!(queue.confirmed(&context, AT), [("a", AT)]);
+    }
+
+    #[test]
+    fn a_reader_expires_with_its_tick_and_not_before() {
+        let mut queue = queue();
+        queue.push(5, "a");
+        assert_eq!(queue.on_tick(14), Vec::<&str>::new());
+        assert_eq!(queue.on_tick(15), ["a"]);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn retrying_does_not_make_a_reader_younger() {
+        let mut queue = queue();
+        queue.push(0, "a");
+        assert!(queue.start_round(0).is_some());
+        assert_eq!(queue.on_tick(4), Vec::<&str>::new());
+        assert!(queue.start_round(4).is_some());
+        assert_eq!(queue.on_tick(10), ["a"]);
+    }
+
+    #[test]
+    fn readers_are_counted_in_line_and_in_flight() {
+        let mut queue = queue();
+        assert!(queue.is_empty());
+        queue.push(0, "a");
+        queue.push(0, "b");
+        assert!(queue.start_round(0).is_some());
+        queue.push(0, "c");
+        assert_eq!(queue.len(), 3);
+    }
+
+    #[test]
+    fn draining_takes_those_in_flight_first() {
+        let mut queue = queue();
+        queue.push(0, "a");
+        assert!(queue.start_round(0).is_some());
+        queue.push(0, "b");
+        assert_eq!(queue.drain(), ["a", "b"]);
+        assert_eq!(queue.drain(), Vec::<&str>::new());
+    }
 }

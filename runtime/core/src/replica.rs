@@ -21,6 +21,7 @@ use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{Config, RaftState, RawNode, ReadOnlyOption, StateRole};
 
+use crate::append_window::AppendWindows;
 use crate::apply_queue::{ApplyQueue, Next};
 use crate::compaction::{Compaction, Retention};
 use crate::conf_change::ConfChange;
@@ -29,7 +30,7 @@ use crate::entry::{Configuration, HardState, LogEntry, Member};
 use crate::ids::{GroupId, LogIndex, NodeId, ReadyNumber, ReplicaId, Term};
 use crate::limits;
 use crate::log_tail::{Fetch, LogTail};
-use crate::message::{Body, Envelope};
+use crate::message::{Body, Envelope, RaftKind, RaftMessage};
 use crate::output::{Append, Committed, Output, Refusal, Refused, StepError};
 use crate::pending::{PendingProposals, Undecided};
 use crate::ports::{GroupAppend, RestoredLog};
@@ -56,6 +57,8 @@ pub struct ReplicaConfig {
     /// Committed entries not yet applied, in bytes, beyond which proposals are refused; a follower
     /// refuses appends beyond twice this.
     pub apply_backlog_bytes_max: usize,
+    /// Entries under way to one follower, in bytes; the append that crosses it still goes (RF-6).
+    pub append_in_flight_bytes_max: usize,
     /// What stays in the log after it was compacted.
     pub retention: Retention,
     /// Whether this replica stands for election after two heartbeat intervals, and again after waits
@@ -74,6 +77,7 @@ pub struct Replica<W, R> {
     pending: PendingProposals<W>,
     reads: ReadQueue<R>,
     applying: ApplyQueue,
+    windows: AppendWindows,
     compaction: Compaction,
     timer: ElectionTimer,
     first_stand: Option<(u64, u64)>,
@@ -83,6 +87,7 @@ pub struct Replica<W, R> {
     persisted: ReadyNumber,
     configured: ReadyNumber,
     promised: ReadyNumber,
+    announced: LogIndex,
     saved_hard_state: HardState,
     strangers: VecDeque<Member>,
     seen: (Role, Term, Option<NodeId>),
@@ -129,6 +134,9 @@ impl<W, R> Replica<W, R> {
         )?;
         let read_retry = 2 * config.heartbeat_ticks;
         let first_wait = 2 * config.heartbeat_ticks;
+        let tail = raft.store();
+        let mut compaction = Compaction::new(config.retention, applied);
+        compaction.log_changed(tail.tail_start(), tail.last(), tail.end_bytes());
         let mut replica = Self {
             name: restored.identity.name.as_str().into(),
             id,
@@ -136,7 +144,8 @@ impl<W, R> Replica<W, R> {
             pending: PendingProposals::default(),
             reads: ReadQueue::new(id, config.seed, read_retry, 3 * config.election_ticks),
             applying: ApplyQueue::new(applied, config.apply_in_flight_bytes_max),
-            compaction: Compaction::new(config.retention, applied),
+            windows: AppendWindows::new(config.append_in_flight_bytes_max),
+            compaction,
             timer: ElectionTimer::new(config.election_ticks, config.seed),
             first_stand: config.stands_first.then_some((first_wait, first_wait)),
             tick: 0,
@@ -145,6 +154,7 @@ impl<W, R> Replica<W, R> {
             persisted: ReadyNumber::default(),
             configured: ReadyNumber::default(),
             promised: ReadyNumber::default(),
+            announced: LogIndex::ZERO,
             saved_hard_state: restored.hard_state,
             strangers: VecDeque::new(),
             seen: (Role::Follower, restored.hard_state.term, None),
@@ -170,6 +180,7 @@ impl<W, R> Replica<W, R> {
         }
         self.meet(Member { replica: sender, node: from });
         let (term, floor) = (message.term.get(), message.compact_floor);
+        self.before_answer(sender, &message);
         let stepped = self.raft.step(raft_bridge::message_to_raft(message, sender, self.id));
         self.keep_beyond_matched(sender);
         if term == self.raft.raft.term && sender.get() == self.raft.raft.leader_id {
@@ -179,6 +190,21 @@ impl<W, R> Replica<W, R> {
         match stepped {
             Ok(()) | Err(raft::Error::StepPeerNotFound) => Ok(()),
             Err(error) => Err(StepError::Raft(error)),
+        }
+    }
+
+    /// What a follower's answer frees must be known before raft-rs sends more because of it.
+    fn before_answer(&mut self, follower: ReplicaId, message: &RaftMessage) {
+        let raft = &mut self.raft.raft;
+        if raft.state != StateRole::Leader || message.term.get() != raft.term {
+            return;
+        }
+        match message.kind {
+            RaftKind::AppendResponse if !message.reject => {
+                self.windows.acknowledging(raft, follower.get(), message.index.get());
+            }
+            RaftKind::HeartbeatResponse => self.windows.heartbeat_answered(raft, follower.get()),
+            _ => {}
         }
     }
 
@@ -285,6 +311,7 @@ impl<W, R> Replica<W, R> {
         let entries = entries.into_iter().map(raft_bridge::entry_to_raft).collect();
         self.raft.mut_store().fetch_ended(fetch.from);
         self.raft.mut_store().set_fetched(entries);
+        self.windows.fetched(&mut self.raft.raft);
         self.raft.on_entries_fetched(fetch.context);
         self.raft.mut_store().set_fetched(Vec::new());
     }
@@ -360,11 +387,27 @@ impl<W, R> Replica<W, R> {
         self.pin_election_timeout();
     }
 
+    /// The commit index of this leader, if its followers have not been sent it. It goes out with the
+    /// next append; where none follows, the shell asks for it after a while.
+    pub fn unannounced(&self) -> Option<LogIndex> {
+        let commit = LogIndex::new(self.raft.raft.raft_log.committed);
+        (self.raft.raft.state == StateRole::Leader && commit > self.announced).then_some(commit)
+    }
+
+    /// Sends the commit index to the followers, unless they were sent `upto` or a later one already.
+    pub fn announce_commit(&mut self, upto: LogIndex) {
+        if self.announced < upto && self.unannounced().is_some() {
+            self.raft.raft.bcast_append();
+            self.announced = LogIndex::new(self.raft.raft.raft_log.committed);
+        }
+    }
+
     /// Everything that followed from the inputs since the last call.
     pub fn take_output(&mut self) -> Output<W, R> {
         loop {
             self.start_reads();
             self.hand_over_committed();
+            self.windows.fill(&mut self.raft.raft);
             if !self.raft.has_ready() {
                 break;
             }
@@ -446,10 +489,13 @@ impl<W, R> Replica<W, R> {
     }
 
     fn step_proposal(&mut self, entry: Entry) -> raft::Result<()> {
+        self.windows.proposing(&mut self.raft.raft, entry.data.len());
         let mut message = Message { from: self.id.get(), ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
         message.set_entries(vec![entry].into());
-        self.raft.raft.step(message)
+        self.raft.raft.step(message)?;
+        self.announced = LogIndex::new(self.raft.raft.raft_log.committed);
+        Ok(())
     }
 
     /// Reads go to raft-rs only when it will not drop them: a leader first commits in its own term
@@ -471,8 +517,9 @@ impl<W, R> Replica<W, R> {
         let mut ready = self.raft.ready();
         let number = ready.number();
         let mut messages = ready.take_messages();
+        self.windows.sent(&messages);
         let entries = ready.take_entries();
-        self.raft.mut_store().append(&entries);
+        self.grow_log(&entries);
         if ready.must_sync() {
             self.append(&entries);
         }
@@ -489,6 +536,13 @@ impl<W, R> Replica<W, R> {
         self.raft.advance_append_async(ready);
         self.observe_role();
         self.release_held();
+    }
+
+    fn grow_log(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first().map(|entry| LogIndex::new(entry.index)) else { return };
+        let tail = self.raft.mut_store();
+        tail.append(entries);
+        self.compaction.log_changed(first, tail.last(), tail.end_bytes());
     }
 
     /// A hard state that only learned a commit index is not worth a sync: it goes with the next one.
@@ -648,6 +702,7 @@ fn raft_config(config: &ReplicaConfig, id: ReplicaId, applied: LogIndex) -> Conf
         pre_vote: true,
         read_only_option: ReadOnlyOption::Safe,
         batch_append: true,
+        skip_bcast_commit: true, // See `Replica::unannounced`.
         max_uncommitted_size: limits::UNCOMMITTED_BYTES_MAX as u64,
         max_committed_size_per_ready: limits::COMMITTED_BYTES_PER_READY_MAX as u64,
         ..Config::default()

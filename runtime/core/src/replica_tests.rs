@@ -22,7 +22,8 @@ fn config() -> ReplicaConfig {
         tail_bytes_max: 1 << 20,
         apply_in_flight_bytes_max: 1 << 20,
         apply_backlog_bytes_max: 1 << 20,
-        retention: Retention { keep_entries: 0, step_entries: 1 },
+        append_in_flight_bytes_max: 32 << 20,
+        retention: Retention { keep_entries: 0, keep_bytes: 1 << 20, step_entries: 1 },
         stands_first: false,
     }
 }
@@ -342,4 +343,296 @@ fn without_voters_there_is_no_replica() {
         entries: Vec::new(),
     };
     assert!(TestReplica::new(config(), restored, LogIndex::ZERO).is_err());
+}
+
+#[path = "replica_announce_tests.rs"]
+mod announcements;
+#[path = "replica_conf_tests.rs"]
+mod configurations;
+#[path = "replica_read_tests.rs"]
+mod reads;
+#[path = "replica_window_tests.rs"]
+mod windows;
+
+#[test]
+fn a_refused_proposal_comes_back_whole() {
+    let refused = replica(3).propose(Bytes::from_static(b"batch"), "a").expect_err("no leader");
+    assert_eq!((refused.waiter, &refused.batch[..]), ("a", &b"batch"[..]));
+}
+
+#[test]
+fn a_status_is_what_the_last_step_left() {
+    let status = leader().status();
+    let expected = GroupStatus {
+        group: GROUP,
+        name: "g".into(),
+        replica: ReplicaId::new(101),
+        health: Health::Healthy,
+        role: Role::Leader,
+        term: Term::new(1),
+        leader: Some(NodeId::new(1)),
+        compacted: LogIndex::ZERO,
+        last: LogIndex::new(1),
+        persisted: LogIndex::new(1),
+        commit: LogIndex::new(1),
+        applied: LogIndex::new(1),
+        configuration: status.configuration.clone(),
+    };
+    assert_eq!(status, expected);
+}
+
+#[test]
+fn a_message_that_is_no_step_of_raft_is_refused() {
+    let (node, envelope) = from_peer(2, message(RaftKind::Heartbeat, 1));
+    let body = Body::UnknownGroup;
+    let refused = replica(3).on_message(node, Envelope { body, ..envelope });
+    assert!(matches!(refused, Err(StepError::NotRaft)), "{refused:?}");
+}
+
+#[test]
+fn an_invalid_message_changes_nothing() {
+    let mut replica = replica(3);
+    let before = replica.status();
+    let commit = LogIndex::new(5);
+    let (node, envelope) = from_peer(2, RaftMessage { commit, ..message(RaftKind::Heartbeat, 9) });
+    let refused = replica.on_message(node, envelope);
+    assert!(matches!(refused, Err(StepError::Invalid(_))), "{refused:?}");
+    assert_eq!((replica.status(), take(&mut replica)), (before, vec![]));
+}
+
+#[test]
+fn a_second_vote_in_a_term_is_denied() {
+    let mut replica = replica(3);
+    step(&mut replica, 2, message(RaftKind::RequestVote, 1));
+    take(&mut replica);
+    replica.on_persisted(ReadyNumber::new(1));
+    take(&mut replica);
+    step(&mut replica, 3, message(RaftKind::RequestVote, 1));
+    let output = replica.take_output();
+    let Body::Raft(denied) = &output.send[0].body else { panic!("a step of Raft") };
+    assert!(denied.reject, "the vote of term 1 is given to replica 201");
+}
+
+#[test]
+fn persisting_releases_what_waited_for_it_and_no_more() {
+    let mut replica = replica(3);
+    step(&mut replica, 2, append(1, (0, 0), vec![entry(1, 1)], 0));
+    take(&mut replica);
+    step(&mut replica, 2, append(1, (1, 1), vec![entry(2, 1)], 0));
+    take(&mut replica);
+    replica.on_persisted(ReadyNumber::new(1));
+    assert_eq!(take(&mut replica), ["send 201 AppendResponse 1 [] 0"]);
+    replica.on_persisted(ReadyNumber::new(2));
+    assert_eq!(take(&mut replica), ["send 201 AppendResponse 2 [] 0"]);
+}
+
+#[test]
+#[should_panic(expected = "append 1 was never produced")]
+fn persisting_what_was_never_asked_for_is_a_bug() {
+    replica(3).on_persisted(ReadyNumber::new(1));
+}
+
+#[test]
+#[should_panic(expected = "ahead of applied")]
+fn durable_state_ahead_of_the_applied_is_a_bug() {
+    leader().on_applied(LogIndex::new(1), LogIndex::new(2));
+}
+
+#[test]
+#[should_panic(expected = "outside the log")]
+fn a_state_ahead_of_its_log_is_a_bug() {
+    let _ = TestReplica::new(config(), restored(3, &[(1, 1)]), LogIndex::new(2));
+}
+
+/// What the disk of replica 101 in a group of `nodes` holds: entries by index and term.
+fn restored(nodes: u64, entries: &[(u64, u64)]) -> RestoredLog {
+    let node = |n: u64| Member { replica: ReplicaId::new(n * 100 + 1), node: NodeId::new(n) };
+    let log: Vec<_> = entries.iter().map(|&(index, term)| entry(index, term)).collect();
+    RestoredLog {
+        identity: GroupIdentity { name: "g".into(), replica: ReplicaId::new(101) },
+        hard_state: HardState {
+            term: Term::new(entries.last().map_or(0, |&(_, term)| term)),
+            ..HardState::default()
+        },
+        configuration: Configuration::initial((1..=nodes).map(node).collect()),
+        compacted: CompactionPoint::default(),
+        last: LogIndex::new(log.len() as u64),
+        term_runs: log.iter().map(|entry| (entry.index, entry.term)).collect(),
+        entries: log,
+    }
+}
+
+#[test]
+fn a_restored_log_is_durable() {
+    let replica = TestReplica::new(config(), restored(3, &[(1, 1), (2, 4)]), LogIndex::ZERO);
+    let status = replica.expect("a valid configuration").status();
+    let indexes = [status.applied, status.commit, status.persisted, status.last];
+    assert_eq!(indexes.map(LogIndex::get), [0, 0, 2, 2]);
+    assert_eq!((status.term, status.role), (Term::new(4), Role::Follower));
+}
+
+#[test]
+fn what_the_state_has_applied_is_committed() {
+    let mut restored = restored(3, &[(1, 1), (2, 4)]);
+    restored.entries.remove(0); // What is applied is not read again.
+    let replica = TestReplica::new(config(), restored, LogIndex::new(1));
+    assert_eq!(replica.expect("a valid configuration").status().commit, LogIndex::new(1));
+}
+
+#[test]
+fn a_restored_vote_is_kept() {
+    let mut disk = restored(3, &[(1, 1)]);
+    disk.hard_state.vote = Some(ReplicaId::new(201));
+    let mut replica = TestReplica::new(config(), disk, LogIndex::ZERO).expect("valid");
+    step(
+        &mut replica,
+        3,
+        RaftMessage {
+            index: LogIndex::new(9),
+            log_term: Term::new(1),
+            ..message(RaftKind::RequestVote, 1)
+        },
+    );
+    let output = replica.take_output();
+    let Body::Raft(denied) = &output.send[0].body else { panic!("a step of Raft") };
+    assert!(denied.reject, "the vote of term 1 is given to replica 201");
+}
+
+#[test]
+fn a_backlog_refuses_proposals_until_it_is_applied() {
+    let mut leader = sole_leader();
+    leader.config.apply_backlog_bytes_max = 0;
+    propose(&mut leader, "a");
+    take(&mut leader);
+    leader.on_persisted(ReadyNumber::new(2));
+    take(&mut leader);
+    let refused = leader.propose(Bytes::from_static(b"batch"), "b").expect_err("a backlog");
+    assert_eq!((refused.waiter, refused.why), ("b", Refusal::ApplyBacklogFull));
+    leader.on_applied(LogIndex::new(2), LogIndex::ZERO);
+    propose(&mut leader, "b");
+}
+
+#[test]
+fn a_backlog_refuses_appends_and_lets_heartbeats_through() {
+    let mut replica = replica(3);
+    replica.config.apply_backlog_bytes_max = 0;
+    step(&mut replica, 2, append(1, (0, 0), vec![entry(1, 1)], 1));
+    take(&mut replica);
+    replica.on_persisted(ReadyNumber::new(1));
+    take(&mut replica);
+    let (node, more) = from_peer(2, append(1, (1, 1), vec![entry(2, 1)], 1));
+    let refused = replica.on_message(node, more);
+    assert!(matches!(refused, Err(StepError::ApplyBacklogFull(GROUP))), "{refused:?}");
+    step(&mut replica, 2, message(RaftKind::Heartbeat, 1));
+}
+
+#[test]
+fn uncommitted_bytes_are_bounded() {
+    let mut leader = leader();
+    let half = Bytes::from(vec![0; limits::UNCOMMITTED_BYTES_MAX / 2 + 1]);
+    assert!(leader.propose(half.clone(), "a").is_ok());
+    let refused = leader.propose(half.clone(), "b").expect_err("too much");
+    assert_eq!((refused.waiter, refused.why), ("b", Refusal::UncommittedFull));
+    assert_eq!(leader.status().last, LogIndex::new(2), "only the first was appended");
+    take(&mut leader);
+    leader.on_persisted(ReadyNumber::new(3));
+    acknowledge(&mut leader, 1, 2);
+    take(&mut leader);
+    leader.on_applied(LogIndex::new(2), LogIndex::ZERO);
+    assert!(leader.propose(half, "b").is_ok(), "the first is committed");
+}
+
+/// Goal: BP-13, at its sharpest. Method: the first that an old leader hears of the new one is an
+/// append that replaces its entry and commits the replacement.
+#[test]
+fn an_entry_that_took_a_waiters_place_does_not_answer_it() {
+    let mut leader = leader();
+    propose(&mut leader, "a");
+    take(&mut leader);
+    step(&mut leader, 3, append(5, (1, 1), vec![entry(2, 5)], 2));
+    take(&mut leader);
+    leader.on_persisted(ReadyNumber::new(4));
+    let out = take(&mut leader);
+    assert_eq!(out, ["send 301 AppendResponse 2 [] 2", "apply 2 -", "a Superseded"]);
+}
+
+#[test]
+fn a_leader_that_hands_over_takes_no_proposals() {
+    let mut leader = leader();
+    leader.transfer_leader(NodeId::new(2));
+    let refused = leader.propose(Bytes::from_static(b"batch"), "a").expect_err("handing over");
+    assert_eq!(refused.why, Refusal::NotLeader);
+}
+
+#[test]
+fn a_follower_hands_nothing_over() {
+    let mut replica = replica(3);
+    replica.transfer_leader(NodeId::new(2));
+    assert_eq!(take(&mut replica), [""; 0]);
+}
+
+#[test]
+fn a_transfer_to_a_node_without_a_replica_changes_nothing() {
+    let mut leader = leader();
+    leader.transfer_leader(NodeId::new(9));
+    propose(&mut leader, "a");
+}
+
+#[test]
+fn a_caught_up_successor_is_told_to_stand_at_once() {
+    let mut leader = leader();
+    leader.transfer_leader(NodeId::new(2));
+    assert_eq!(take(&mut leader), ["send 201 TimeoutNow 0 [] 0"]);
+}
+
+#[test]
+fn strangers_are_forgotten_oldest_first() {
+    let mut replica = replica(3);
+    for node in 10..10 + STRANGERS_MAX as u64 + 1 {
+        step(&mut replica, node, message(RaftKind::RequestPreVote, 1));
+    }
+    assert_eq!(replica.strangers.len(), STRANGERS_MAX);
+    assert_eq!(replica.node_of(ReplicaId::new(1_001)), None);
+    assert_eq!(replica.node_of(ReplicaId::new(1_101)), Some(NodeId::new(11)));
+}
+
+#[test]
+fn an_unreachable_node_without_a_replica_is_nobody() {
+    let mut leader = leader();
+    leader.on_unreachable(NodeId::new(9));
+    assert_eq!(take(&mut leader), [""; 0]);
+}
+
+#[test]
+fn a_floor_of_an_old_leader_is_not_believed() {
+    let mut replica = replica(3);
+    step(&mut replica, 2, append(5, (0, 0), vec![entry(1, 5)], 1));
+    take(&mut replica);
+    replica.on_persisted(ReadyNumber::new(1));
+    take(&mut replica);
+    replica.on_applied(LogIndex::new(1), LogIndex::new(1));
+    let floor = |term| RaftMessage {
+        compact_floor: LogIndex::new(1),
+        ..message(RaftKind::Heartbeat, term)
+    };
+    step(&mut replica, 3, floor(4));
+    assert!(!take(&mut replica).iter().any(|line| line.contains("compact")));
+    step(&mut replica, 2, floor(5));
+    assert!(take(&mut replica).iter().any(|line| line.contains("compact 1")));
+}
+
+#[test]
+fn a_log_beyond_its_bytes_is_compacted_although_its_entries_are_few() {
+    let mut leader = sole_leader();
+    let retention = Retention { keep_entries: 1_000, keep_bytes: 300, step_entries: 1_000 };
+    leader.compaction = Compaction::new(retention, LogIndex::ZERO);
+    for number in 2..=5 {
+        assert!(leader.propose(vec![0; 100].into(), "a").is_ok());
+        take(&mut leader);
+        leader.on_persisted(ReadyNumber::new(number));
+        take(&mut leader);
+    }
+    leader.on_applied(LogIndex::new(5), LogIndex::new(5));
+    // Five entries of 132 bytes and one of 32: two of them are within 300.
+    assert_eq!(take(&mut leader), ["append 6: compact 3 []"]);
 }

@@ -22,4 +22,23 @@ mod tests {
         // The published first output for seed 0.
         assert_eq!(mix(STEP), 0xE220_A839_7B1D_CDAF);
     }
+
+    #[test]
+    fn no_two_states_have_the_same_number() {
+        let mut numbers: Vec<_> = (0..10_000).map(mix).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 10_000);
+    }
+
+    #[test]
+    fn the_step_reaches_every_state() {
+        assert_eq!(STEP % 2, 1, "an even step would leave half of them out");
+    }
+
+    #[test]
+    fn neighbours_differ_in_half_of_their_bits() {
+        let flipped: u32 = (0..1_000).map(|n| (mix(n) ^ mix(n + 1)).count_ones()).sum();
+        assert!((31_000..33_000).contains(&flipped), "{flipped} of 64,000");
+    }
 }

@@ -169,3 +169,89 @@ pub enum ApplyError {
     #[error("state access failed")]
     State(#[from] StateError),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_has_a_body_whichever_way_it_was_decided() {
+        let body = Bytes::from_static(b"body");
+        assert_eq!(Response::Accepted(body.clone()).body(), &body);
+        assert_eq!(Response::Rejected(body.clone()).body(), &body);
+    }
+
+    #[test]
+    fn only_the_accepted_is_accepted() {
+        assert!(Response::Accepted(Bytes::new()).is_accepted());
+        assert!(!Response::Rejected(Bytes::new()).is_accepted());
+    }
+
+    #[test]
+    fn state_errors_say_what_is_allowed() {
+        let texts = [
+            StateError::KeySize { bytes: 481 },
+            StateError::ValueSize { bytes: 16_777_217 },
+            StateError::ReservedKey,
+        ]
+        .map(|error| error.to_string());
+        let expected = [
+            "a state key has 481 bytes; 1 to 480 are allowed",
+            "a state value has 16777217 bytes; at most 16777216 are allowed",
+            "state keys that start with byte 0 belong to the runtime",
+        ];
+        assert_eq!(texts, expected);
+    }
+
+    #[test]
+    fn a_machine_passes_on_why_the_state_failed() {
+        let error = ApplyError::from(StateError::ReservedKey);
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        assert_eq!(error.to_string(), "state access failed");
+        assert_eq!(cause, Some(StateError::ReservedKey.to_string()));
+    }
+
+    #[test]
+    fn a_machine_opens_over_any_state_unless_it_says_otherwise() {
+        struct Plain;
+        impl StateMachine for Plain {
+            fn apply(
+                &mut self,
+                _: &mut dyn State,
+                _: &ApplyContext,
+                _: &[u8],
+            ) -> Result<Response, ApplyError> {
+                Err(ApplyError::Decode { what: "never called".into() })
+            }
+
+            fn query(&self, _: &dyn State, _: &[u8]) -> Result<Bytes, ApplyError> {
+                Err(ApplyError::Decode { what: "never called".into() })
+            }
+        }
+        struct Nothing;
+        impl State for Nothing {
+            fn get(&self, _: &[u8]) -> Result<Option<Bytes>, StateError> {
+                Err(StateError::ReservedKey)
+            }
+
+            fn put(&mut self, _: &[u8], _: Bytes) -> Result<(), StateError> {
+                Err(StateError::ReservedKey)
+            }
+
+            fn delete(&mut self, _: &[u8]) -> Result<(), StateError> {
+                Err(StateError::ReservedKey)
+            }
+
+            fn scan(
+                &self,
+                _: Bound<&[u8]>,
+                _: Bound<&[u8]>,
+                _: bool,
+                _: &mut dyn FnMut(&[u8], &Bytes) -> bool,
+            ) -> Result<(), StateError> {
+                Err(StateError::ReservedKey)
+            }
+        }
+        assert!(Plain.open(&Nothing).is_ok(), "the default reads nothing");
+    }
+}

@@ -115,3 +115,15 @@ pub enum GroupEvent {
         reason: String,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_are_called_in_metrics_as_in_raft() {
+        let roles = [Role::Follower, Role::PreCandidate, Role::Candidate, Role::Leader];
+        let names = ["follower", "pre_candidate", "candidate", "leader"];
+        assert_eq!(roles.map(Role::as_str), names);
+    }
+}

@@ -51,4 +51,30 @@ mod tests {
         assert!(one.after(Duration::from_nanos(1)) > one);
         assert_eq!(one.since_start(), Duration::from_secs(1));
     }
+
+    #[test]
+    fn since_is_zero_for_what_is_later() {
+        let (early, late) =
+            (Moment::new(Duration::from_millis(3)), Moment::new(Duration::from_millis(5)));
+        assert_eq!(late.since(early), Duration::from_millis(2));
+        assert_eq!(early.since(late), Duration::ZERO);
+    }
+
+    #[test]
+    fn after_nothing_is_now() {
+        let now = Moment::new(Duration::from_nanos(17));
+        assert_eq!(now.after(Duration::ZERO), now);
+    }
+
+    #[test]
+    fn the_largest_moment_is_584_years_away() {
+        let years = Moment::new(Duration::MAX).since_start().as_secs() / (365 * 24 * 3_600);
+        assert_eq!(years, 584);
+    }
+
+    #[test]
+    fn moments_order_by_time() {
+        let later = Moment::START.after(Duration::from_nanos(1));
+        assert!(Moment::START < later && Moment::default() == Moment::START);
+    }
 }

@@ -155,99 +155,289 @@ fn refused_and_fatal(
     assert!(stepped.is_err(), "raft-rs took {message:?}");
 }
 
-/// Goal: the guards against panics are needed and work. Method: one offender per panic.
 #[test]
-fn what_panics_raft_is_refused() {
-    use InvalidMessage as Invalid;
+fn a_vote_of_term_0_would_panic() {
     let vote = message(RaftKind::RequestVote, 0);
-    refused_and_fatal(Bench::new(), vote, |e| matches!(e, Invalid::Term { .. }));
+    refused_and_fatal(Bench::new(), vote, |e| matches!(e, InvalidMessage::Term { .. }));
+}
 
+#[test]
+fn a_commit_beyond_the_log_would_panic() {
     let mut heartbeat = message(RaftKind::Heartbeat, 1);
     heartbeat.commit = LogIndex::new(1);
-    refused_and_fatal(Bench::new(), heartbeat, |e| matches!(e, Invalid::CommitBeyondLast { .. }));
+    refused_and_fatal(Bench::new(), heartbeat, |e| {
+        matches!(e, InvalidMessage::CommitBeyondLast { .. })
+    });
+}
 
+#[test]
+fn an_anchor_without_a_term_would_panic() {
     let gap = append(1, (5, 0), vec![entry(6, 1)]);
-    refused_and_fatal(Bench::new(), gap, |e| matches!(e, Invalid::Anchor { .. }));
+    refused_and_fatal(Bench::new(), gap, |e| matches!(e, InvalidMessage::Anchor { .. }));
+}
 
+#[test]
+fn an_entry_without_a_term_would_panic() {
     let mut no_term = append(1, (0, 0), vec![entry(1, 0)]);
     no_term.commit = LogIndex::new(1);
-    refused_and_fatal(Bench::new(), no_term, |e| matches!(e, Invalid::EntryTerm { .. }));
+    refused_and_fatal(Bench::new(), no_term, |e| matches!(e, InvalidMessage::EntryTerm { .. }));
+}
 
+#[test]
+fn entries_that_do_not_follow_would_panic() {
     let scattered = append(1, (0, 0), vec![entry(7, 1)]);
     refused_and_fatal(Bench::new(), scattered, |e| {
-        matches!(e, Invalid::EntriesNotContiguous { .. })
+        matches!(e, InvalidMessage::EntriesNotContiguous { .. })
     });
+}
 
+#[test]
+fn a_read_with_a_term_would_panic_a_follower_that_passes_it_on() {
     let mut bench = Bench::new();
     assert!(bench.offer(2, message(RaftKind::Heartbeat, 1)));
     let mut read = message(RaftKind::ReadIndex, 1);
     read.context = Bytes::from_static(b"read");
-    refused_and_fatal(bench, read, |e| matches!(e, Invalid::Term { .. }));
+    refused_and_fatal(bench, read, |e| matches!(e, InvalidMessage::Term { .. }));
+}
 
+#[test]
+fn a_vote_that_elects_a_volatile_log_would_panic() {
     let mut bench = Bench::new();
     assert!(bench.offer(2, append(1, (0, 0), vec![entry(1, 1)])));
     bench.node.raft.become_candidate();
     let granted = message(RaftKind::RequestVoteResponse, 2);
     bench.step(3, granted.clone());
-    refused_and_fatal(bench, granted.clone(), |e| matches!(e, Invalid::NotPersisted { .. }));
+    refused_and_fatal(bench, granted, |e| matches!(e, InvalidMessage::NotPersisted { .. }));
+}
 
+#[test]
+fn a_vote_that_elects_a_removed_replica_would_panic() {
     let mut bench = Bench::new();
     bench.node.raft.become_candidate();
     bench.node.raft.become_candidate();
     bench.apply(LogEntry { kind: EntryKind::ConfChange, data: removal(1).encode(), ..entry(1, 1) });
+    let granted = message(RaftKind::RequestVoteResponse, 2);
     bench.step(3, granted.clone());
-    refused_and_fatal(bench, granted, |e| matches!(e, Invalid::NotVoter { .. }));
+    refused_and_fatal(bench, granted, |e| matches!(e, InvalidMessage::NotVoter { .. }));
 }
 
-/// Goal: a leader believes no acknowledgement of what it does not have. Method: the same message
-/// before and after the entry exists.
-#[test]
-fn acknowledgements_beyond_the_log_are_refused() {
+/// A leader in term 1 whose log ends at 1, and the acknowledgement of entry 2.
+fn leader_and_acknowledgement() -> (Bench, RaftMessage) {
     let mut bench = Bench::new();
     bench.lead();
-    let mut ack = message(RaftKind::AppendResponse, 1);
-    ack.index = LogIndex::new(2);
-    assert!(matches!(bench.check(2, &ack), Err(InvalidMessage::AckBeyondLast { .. })));
+    let index = LogIndex::new(2);
+    (bench, RaftMessage { index, ..message(RaftKind::AppendResponse, 1) })
+}
+
+#[test]
+fn acknowledgements_beyond_the_log_are_refused() {
+    let (mut bench, ack) = leader_and_acknowledgement();
+    let (index, last) = (LogIndex::new(2), LogIndex::new(1));
+    assert_eq!(bench.check(2, &ack), Err(InvalidMessage::AckBeyondLast { index, last }));
     bench.node.propose(vec![], b"x".to_vec()).expect("leader");
-    assert_eq!(bench.check(2, &ack), Ok(()));
-    ack.request_snapshot = LogIndex::new(1);
-    assert_eq!(bench.check(2, &ack), Err(InvalidMessage::SnapshotRequest));
+    assert_eq!(bench.check(2, &ack), Ok(()), "the entry exists now");
 }
 
-/// Goal: only the right replica, from its own node, is heard. Method: one lie at a time.
 #[test]
-fn addresses_are_checked() {
+fn acknowledgements_of_another_term_are_left_to_raft() {
+    let (bench, ack) = leader_and_acknowledgement();
+    assert_eq!(bench.check(2, &RaftMessage { term: Term::new(2), ..ack }), Ok(()));
+}
+
+#[test]
+fn nobody_may_ask_for_a_snapshot() {
+    let (bench, ack) = leader_and_acknowledgement();
+    let asks = RaftMessage { request_snapshot: LogIndex::new(1), ..ack };
+    assert_eq!(bench.check(2, &asks), Err(InvalidMessage::SnapshotRequest));
+}
+
+/// Validates a heartbeat in the name of `from` to `to`, off the node `sender`.
+fn addressed(sender: u64, from: u64, to: u64, kind: RaftKind) -> Result<(), InvalidMessage> {
     let bench = Bench::new();
-    let heartbeat = message(RaftKind::Heartbeat, 1);
-    let check = |sender, from, to, message| {
-        validate(&bench.view(), NodeId::new(sender), replica(from), replica(to), message)
-    };
-    assert_eq!(check(20, 2, 1, &heartbeat), Ok(()));
-    assert_eq!(check(90, 9, 1, &heartbeat), Ok(()), "a leader that is not known here yet");
-    assert!(matches!(check(20, 2, 3, &heartbeat), Err(InvalidMessage::WrongReplica { .. })));
-    assert!(matches!(check(30, 2, 1, &heartbeat), Err(InvalidMessage::WrongNode { .. })));
-    assert_eq!(check(10, 1, 1, &heartbeat), Err(InvalidMessage::FromSelf));
-    let ack = message(RaftKind::AppendResponse, 1);
-    assert!(matches!(check(90, 9, 1, &ack), Err(InvalidMessage::UnknownSender { .. })));
+    let (sender, from, to) = (NodeId::new(sender), replica(from), replica(to));
+    validate(&bench.view(), sender, from, to, &message(kind, 1))
 }
 
-/// Goal: contexts and conf changes are checked, learners do not lead. Method: one of each.
 #[test]
-fn contents_are_checked() {
-    let mut bench = Bench::new();
-    let read = message(RaftKind::ReadIndex, 0);
-    assert!(matches!(bench.check(2, &read), Err(InvalidMessage::Context { bytes: 0, .. })));
-    let mut heartbeat = message(RaftKind::Heartbeat, 1);
-    heartbeat.context = Bytes::from(vec![0; CONTEXT_BYTES_MAX + 1]);
-    assert!(matches!(bench.check(2, &heartbeat), Err(InvalidMessage::Context { .. })));
-    let conf = LogEntry { kind: EntryKind::ConfChange, ..entry(1, 1) };
-    let error = bench.check(2, &append(1, (0, 0), vec![conf])).expect_err("not a conf change");
-    assert!(matches!(error, InvalidMessage::ConfChange { .. }));
+fn a_member_on_its_own_node_is_heard() {
+    assert_eq!(addressed(20, 2, 1, RaftKind::Heartbeat), Ok(()));
+}
+
+#[test]
+fn a_message_for_another_replica_is_refused() {
+    let expected = InvalidMessage::WrongReplica { to: replica(3), replica: replica(1) };
+    assert_eq!(addressed(20, 2, 3, RaftKind::Heartbeat), Err(expected));
+}
+
+#[test]
+fn a_member_on_another_node_is_refused() {
+    let (home, sender) = (NodeId::new(20), NodeId::new(30));
+    let expected = InvalidMessage::WrongNode { from: replica(2), home, sender };
+    assert_eq!(addressed(30, 2, 1, RaftKind::Heartbeat), Err(expected));
+}
+
+#[test]
+fn nobody_speaks_in_this_replicas_name() {
+    assert_eq!(addressed(10, 1, 1, RaftKind::Heartbeat), Err(InvalidMessage::FromSelf));
+}
+
+#[test]
+fn a_stranger_may_lead_stand_and_hand_over() {
+    use RaftKind::{Append, Heartbeat, RequestPreVote, RequestVote};
+    let heard = KINDS.into_iter().filter(|kind| {
+        let (from, kind) = (replica(9), *kind);
+        addressed(90, 9, 1, kind) != Err(InvalidMessage::UnknownSender { from, kind })
+    });
+    let expected = [Append, RequestVote, Heartbeat, RaftKind::TimeoutNow, RequestPreVote];
+    assert_eq!(heard.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_strangers_acknowledgement_is_refused() {
+    let kind = RaftKind::AppendResponse;
+    let expected = InvalidMessage::UnknownSender { from: replica(9), kind };
+    assert_eq!(addressed(90, 9, 1, kind), Err(expected));
+}
+
+#[test]
+fn every_kind_but_a_read_has_a_term() {
+    let bench = Bench::new();
+    for kind in KINDS.into_iter().filter(|kind| *kind != RaftKind::ReadIndex) {
+        let expected = InvalidMessage::Term { kind, term: Term::new(0) };
+        assert_eq!(bench.check(2, &message(kind, 0)), Err(expected));
+    }
+}
+
+#[test]
+fn a_read_names_itself() {
+    for (kind, term) in [(RaftKind::ReadIndex, 0), (RaftKind::ReadIndexResponse, 1)] {
+        let expected = InvalidMessage::Context { kind, bytes: 0 };
+        assert_eq!(Bench::new().check(2, &message(kind, term)), Err(expected));
+    }
+}
+
+#[test]
+fn a_context_is_short() {
+    let kind = RaftKind::Heartbeat;
+    let with = |bytes| RaftMessage { context: vec![0; bytes].into(), ..message(kind, 1) };
+    let bench = Bench::new();
+    assert_eq!(bench.check(2, &with(CONTEXT_BYTES_MAX)), Ok(()));
+    let bytes = CONTEXT_BYTES_MAX + 1;
+    assert_eq!(bench.check(2, &with(bytes)), Err(InvalidMessage::Context { kind, bytes }));
+}
+
+#[test]
+fn an_append_at_the_start_has_no_term_before_it() {
+    let expected = InvalidMessage::Anchor { index: LogIndex::ZERO, log_term: Term::new(1) };
+    assert_eq!(Bench::new().check(2, &append(1, (0, 1), vec![])), Err(expected));
+}
+
+#[test]
+fn an_anchor_is_no_later_than_its_message() {
+    let expected = InvalidMessage::Anchor { index: LogIndex::new(4), log_term: Term::new(3) };
+    assert_eq!(Bench::new().check(2, &append(2, (4, 3), vec![])), Err(expected));
+}
+
+#[test]
+fn terms_of_entries_never_fall() {
+    let expected = InvalidMessage::EntryTerm { index: LogIndex::new(3), term: Term::new(1) };
+    let falling = append(3, (1, 1), vec![entry(2, 2), entry(3, 1)]);
+    assert_eq!(Bench::new().check(2, &falling), Err(expected));
+}
+
+#[test]
+fn the_first_entry_is_no_older_than_its_anchor() {
+    let expected = InvalidMessage::EntryTerm { index: LogIndex::new(2), term: Term::new(1) };
     let falling = append(3, (1, 2), vec![entry(2, 1)]);
-    assert!(matches!(bench.check(2, &falling), Err(InvalidMessage::EntryTerm { .. })));
+    assert_eq!(Bench::new().check(2, &falling), Err(expected));
+}
+
+#[test]
+fn entries_are_no_later_than_their_message() {
+    let expected = InvalidMessage::EntryTerm { index: LogIndex::new(1), term: Term::new(3) };
+    assert_eq!(Bench::new().check(2, &append(2, (0, 0), vec![entry(1, 3)])), Err(expected));
+}
+
+#[test]
+fn a_conf_change_that_cannot_be_read_does_not_enter_the_log() {
+    let conf = LogEntry { kind: EntryKind::ConfChange, ..entry(1, 1) };
+    let error = Bench::new().check(2, &append(1, (0, 0), vec![conf])).expect_err("no conf change");
+    let InvalidMessage::ConfChange { index, .. } = error else { panic!("{error:?}") };
+    assert_eq!(index, LogIndex::new(1));
+}
+
+#[test]
+fn a_commit_of_an_earlier_term_is_left_to_raft() {
+    let mut bench = Bench::new();
+    assert!(bench.offer(2, message(RaftKind::Heartbeat, 5)));
+    let late = RaftMessage { commit: LogIndex::new(9), ..message(RaftKind::Heartbeat, 4) };
+    assert_eq!(bench.check(2, &late), Ok(()));
+}
+
+#[test]
+fn a_replica_without_a_vote_is_not_made_a_candidate() {
+    let mut bench = Bench::new();
     bench.configuration.voters.retain(|voter| *voter != replica(1));
-    let timeout_now = message(RaftKind::TimeoutNow, 1);
-    assert!(matches!(bench.check(2, &timeout_now), Err(InvalidMessage::NotVoter { .. })));
+    let kind = RaftKind::TimeoutNow;
+    assert_eq!(bench.check(2, &message(kind, 1)), Err(InvalidMessage::NotVoter { kind }));
+}
+
+#[test]
+fn a_volatile_log_is_not_made_a_candidate() {
+    let mut bench = Bench::new();
+    assert!(bench.offer(2, append(1, (0, 0), vec![entry(1, 1)])));
+    let kind = RaftKind::TimeoutNow;
+    let (persisted, last) = (LogIndex::ZERO, LogIndex::new(1));
+    let expected = InvalidMessage::NotPersisted { kind, persisted, last };
+    assert_eq!(bench.check(2, &message(kind, 1)), Err(expected));
+    bench.settle();
+    assert_eq!(bench.check(2, &message(kind, 1)), Ok(()), "durable now");
+}
+
+#[test]
+fn a_leader_hears_late_votes() {
+    let (bench, _) = leader_and_acknowledgement();
+    let view = ReplicaView { leads: true, persisted: LogIndex::ZERO, ..bench.view() };
+    let late = message(RaftKind::RequestVoteResponse, 1);
+    assert_eq!(validate(&view, NodeId::new(20), replica(2), replica(1), &late), Ok(()));
+}
+
+#[test]
+fn each_refusal_says_what_it_found() {
+    let (three, four) = (LogIndex::new(3), LogIndex::new(4));
+    let kind = RaftKind::TimeoutNow;
+    let texts = [
+        InvalidMessage::WrongReplica { to: replica(2), replica: replica(1) },
+        InvalidMessage::FromSelf,
+        InvalidMessage::UnknownSender { from: replica(9), kind },
+        InvalidMessage::Term { kind, term: Term::new(0) },
+        InvalidMessage::Context { kind, bytes: 65 },
+        InvalidMessage::Anchor { index: three, log_term: Term::new(0) },
+        InvalidMessage::EntriesNotContiguous { expected: three, found: four },
+        InvalidMessage::EntryTerm { index: three, term: Term::new(0) },
+        InvalidMessage::CommitBeyondLast { commit: four, last: three },
+        InvalidMessage::AckBeyondLast { index: four, last: three },
+        InvalidMessage::SnapshotRequest,
+        InvalidMessage::NotPersisted { kind, persisted: three, last: four },
+        InvalidMessage::NotVoter { kind },
+    ]
+    .map(|error| error.to_string());
+    let expected = [
+        "addressed to replica 2, this is 1",
+        "sent in this replica's own name",
+        "TimeoutNow from replica 9, which is no member",
+        "TimeoutNow in term 0",
+        "TimeoutNow with a context of 65 bytes",
+        "append anchored at index 3 in term 0",
+        "entry 4 where 3 was due",
+        "entry 3 in term 0",
+        "heartbeat commits 4, the log ends at 3",
+        "acknowledges 4, the log ends at 3",
+        "asks for a snapshot",
+        "TimeoutNow while the log is durable up to 3 of 4",
+        "TimeoutNow to a replica without a vote",
+    ];
+    assert_eq!(texts, expected);
 }
 
 const KINDS: [RaftKind; 11] = [

@@ -158,67 +158,321 @@ fn refused_raft(edit: impl FnOnce(&mut proto::RaftMessage)) -> WireError {
     refused(raw)
 }
 
-/// Goal: an envelope is whole. Method: take one part away at a time.
-#[test]
-fn incomplete_envelopes_are_refused() {
-    let raw = || envelope_to_proto(envelope(Body::UnknownGroup));
-    assert_eq!(
-        refused(proto::Envelope { group: 0, ..raw() }),
-        WireError::ZeroId { field: "group" }
-    );
-    assert_eq!(refused(proto::Envelope { from: 0, ..raw() }), WireError::ZeroId { field: "from" });
-    assert_eq!(refused(proto::Envelope { to: 0, ..raw() }), WireError::ZeroId { field: "to" });
-    let missing = |field| WireError::Missing { field };
-    assert_eq!(refused(proto::Envelope { body: None, ..raw() }), missing("body"));
-    let empty = [
-        (proto::envelope::Body::Forward(proto::Forward::default()), "units"),
-        (proto::envelope::Body::ForwardReply(proto::ForwardReply::default()), "results"),
-    ];
-    for (body, field) in empty {
-        assert_eq!(refused(proto::Envelope { body: Some(body), ..raw() }), missing(field));
-    }
-    let forward = proto::Forward { units: vec![proto::Unit::default()], ..Default::default() };
-    let body = Some(proto::envelope::Body::Forward(forward));
-    assert_eq!(refused(proto::Envelope { body, ..raw() }), missing("commands"));
-    let results = vec![proto::ForwardResult::default()];
-    let reply = proto::ForwardReply { request_id: 1, results };
-    let body = Some(proto::envelope::Body::ForwardReply(reply));
-    assert_eq!(refused(proto::Envelope { body, ..raw() }), missing("result"));
+/// A frame with one envelope that says nothing but what `edit` makes it say.
+fn refused_envelope(edit: impl FnOnce(&mut proto::Envelope)) -> WireError {
+    let mut raw = envelope_to_proto(envelope(Body::UnknownGroup));
+    edit(&mut raw);
+    refused(raw)
 }
 
-/// Goal: only messages for peers, in their shape. Method: every other number, and broken entries.
+fn refused_body(body: proto::envelope::Body) -> WireError {
+    refused_envelope(|raw| raw.body = Some(body))
+}
+
+fn refused_forward(edit: impl FnOnce(&mut proto::Forward)) -> WireError {
+    let mut raw = forward_to_proto(forward());
+    edit(&mut raw);
+    refused_body(proto::envelope::Body::Forward(raw))
+}
+
+/// What a reply with the one result `result` is refused for.
+fn refused_result(result: Option<proto::forward_result::Result>) -> WireError {
+    let results = vec![proto::ForwardResult { result }];
+    refused_body(proto::envelope::Body::ForwardReply(proto::ForwardReply {
+        request_id: 1,
+        results,
+    }))
+}
+
+fn refused_applied(edit: impl FnOnce(&mut proto::Applied)) -> WireError {
+    let mut raw = proto::Applied { index: 3, term: 2, ..proto::Applied::default() };
+    edit(&mut raw);
+    refused_result(Some(proto::forward_result::Result::Applied(raw)))
+}
+
+fn zero(field: &'static str) -> WireError {
+    WireError::ZeroId { field }
+}
+
+fn missing(field: &'static str) -> WireError {
+    WireError::Missing { field }
+}
+
+fn beyond(field: &'static str, max: u64) -> WireError {
+    WireError::OutOfRange { field, value: max + 1, max }
+}
+
 #[test]
-fn impossible_raft_messages_are_refused() {
-    let kinds = (0..=20).filter(|kind| kind_from_proto(*kind).is_ok()).collect::<Vec<_>>();
+fn an_envelope_names_its_group() {
+    assert_eq!(refused_envelope(|raw| raw.group = 0), zero("group"));
+}
+
+#[test]
+fn an_envelope_names_its_sender() {
+    assert_eq!(refused_envelope(|raw| raw.from = 0), zero("from"));
+}
+
+#[test]
+fn an_envelope_names_its_addressee() {
+    assert_eq!(refused_envelope(|raw| raw.to = 0), zero("to"));
+}
+
+#[test]
+fn an_envelope_has_a_body() {
+    assert_eq!(refused_envelope(|raw| raw.body = None), missing("body"));
+}
+
+#[test]
+fn the_receiver_says_where_an_envelope_arrived() {
+    let elsewhere = NodeId::new(99);
+    let decoded = decode_frame(frame([envelope(Body::UnknownGroup)]), elsewhere).expect("valid");
+    assert_eq!(decoded, [Envelope { to_node: elsewhere, ..envelope(Body::UnknownGroup) }]);
+}
+
+#[test]
+fn one_bad_envelope_spoils_its_frame() {
+    let good = envelope_to_proto(envelope(Body::UnknownGroup));
+    let bad = proto::Envelope { group: 0, ..good.clone() };
+    let frame = proto::Frame { envelopes: vec![good, bad] };
+    assert_eq!(decode_frame(frame.encode_to_vec().into(), HERE), Err(zero("group")));
+}
+
+#[test]
+fn only_messages_for_peers_are_read() {
+    let kinds = (-1..=40).filter(|kind| kind_from_proto(*kind).is_ok()).collect::<Vec<_>>();
     assert_eq!(kinds, [3, 4, 5, 6, 8, 9, 14, 15, 16, 17, 18]);
-    let snapshot = refused_raft(|m| m.kind = 7);
-    assert_eq!(snapshot, WireError::UnknownKind { field: "message kind", value: 7 });
-    let unknown = refused_raft(|m| m.entries[0].kind = 0);
-    assert_eq!(unknown, WireError::UnknownKind { field: "entry kind", value: 0 });
+}
+
+#[test]
+fn a_snapshot_is_not_for_peers() {
+    let field = "message kind";
+    assert_eq!(refused_raft(|m| m.kind = 7), WireError::UnknownKind { field, value: 7 });
+}
+
+#[test]
+fn an_entry_of_no_kind_is_refused() {
+    let expected = |value| WireError::UnknownKind { field: "entry kind", value };
+    assert_eq!(refused_raft(|m| m.entries[0].kind = 0), expected(0));
+    assert_eq!(refused_raft(|m| m.entries[0].kind = 9), expected(9));
+}
+
+#[test]
+fn entries_follow_each_other() {
     let (expected, found) = (LogIndex::new(12), LogIndex::new(13));
     let gap = refused_raft(|m| m.entries[1].index = 13);
     assert_eq!(gap, WireError::EntriesNotContiguous { expected, found });
-    assert_eq!(refused_raft(|m| m.kind = 8), WireError::UnexpectedEntries);
-    assert_eq!(refused_raft(|m| m.entries[0].term = 0), WireError::ZeroId { field: "entry term" });
 }
 
-/// Goal: numbers and sizes are bounded. Method: one beyond each limit.
 #[test]
-fn out_of_range_values_are_refused() {
-    let field = |error| match error {
-        WireError::OutOfRange { field, .. } => field,
-        other => panic!("{other:?}"),
+fn entries_follow_their_anchor() {
+    let (expected, found) = (LogIndex::new(11), LogIndex::new(10));
+    let overlap = refused_raft(|m| m.entries[0].index = 10);
+    assert_eq!(overlap, WireError::EntriesNotContiguous { expected, found });
+}
+
+#[test]
+fn only_appends_carry_entries() {
+    assert_eq!(refused_raft(|m| m.kind = 8), WireError::UnexpectedEntries);
+}
+
+#[test]
+fn an_entry_has_a_term() {
+    assert_eq!(refused_raft(|m| m.entries[0].term = 0), zero("entry term"));
+}
+
+#[test]
+fn terms_leave_room_for_the_next() {
+    assert_eq!(refused_raft(|m| m.term = ORDINAL_MAX + 1), beyond("term", ORDINAL_MAX));
+}
+
+#[test]
+fn terms_of_the_log_leave_room_for_the_next() {
+    assert_eq!(refused_raft(|m| m.log_term = ORDINAL_MAX + 1), beyond("log_term", ORDINAL_MAX));
+}
+
+#[test]
+fn terms_of_commits_leave_room_for_the_next() {
+    let error = refused_raft(|m| m.commit_term = ORDINAL_MAX + 1);
+    assert_eq!(error, beyond("commit_term", ORDINAL_MAX));
+}
+
+#[test]
+fn terms_of_entries_leave_room_for_the_next() {
+    let error = refused_raft(|m| m.entries[1].term = ORDINAL_MAX + 1);
+    assert_eq!(error, beyond("entry term", ORDINAL_MAX));
+}
+
+#[test]
+fn indexes_leave_room_for_the_next() {
+    assert_eq!(refused_raft(|m| m.index = ORDINAL_MAX + 1), beyond("index", ORDINAL_MAX));
+}
+
+#[test]
+fn commits_leave_room_for_the_next() {
+    assert_eq!(refused_raft(|m| m.commit = ORDINAL_MAX + 1), beyond("commit", ORDINAL_MAX));
+}
+
+#[test]
+fn hints_leave_room_for_the_next() {
+    let error = refused_raft(|m| m.reject_hint = ORDINAL_MAX + 1);
+    assert_eq!(error, beyond("reject_hint", ORDINAL_MAX));
+}
+
+#[test]
+fn wanted_snapshots_leave_room_for_the_next() {
+    let error = refused_raft(|m| m.request_snapshot = ORDINAL_MAX + 1);
+    assert_eq!(error, beyond("request_snapshot", ORDINAL_MAX));
+}
+
+#[test]
+fn floors_leave_room_for_the_next() {
+    let error = refused_raft(|m| m.compact_floor = ORDINAL_MAX + 1);
+    assert_eq!(error, beyond("compact_floor", ORDINAL_MAX));
+}
+
+#[test]
+fn the_largest_numbers_are_read() {
+    let message = RaftMessage {
+        commit: LogIndex::new(ORDINAL_MAX),
+        ..RaftMessage::new(RaftKind::Heartbeat, Term::new(ORDINAL_MAX))
     };
-    assert_eq!(field(refused_raft(|m| m.term = ORDINAL_MAX + 1)), "term");
-    assert_eq!(field(refused_raft(|m| m.index = u64::MAX)), "index");
-    assert_eq!(field(refused_raft(|m| m.commit = u64::MAX)), "commit");
-    let long = Bytes::from(vec![0; CONTEXT_BYTES_MAX + 1]);
-    assert_eq!(field(refused_raft(|m| m.context = long)), "context length");
-    let data = Bytes::from(vec![0; ENTRY_BYTES_MAX + 1]);
-    assert_eq!(field(refused_raft(|m| m.entries[0].data = data)), "entry length");
+    let sent = envelope(Body::Raft(message));
+    assert_eq!(decode_frame(frame([sent.clone()]), HERE), Ok(vec![sent]));
+}
+
+#[test]
+fn a_context_is_short() {
+    let context = |bytes| move |m: &mut proto::RaftMessage| m.context = vec![0; bytes].into();
+    let error = refused_raft(context(CONTEXT_BYTES_MAX + 1));
+    assert_eq!(error, beyond("context length", CONTEXT_BYTES_MAX as u64));
+    let mut longest = raft_to_proto(append());
+    context(CONTEXT_BYTES_MAX)(&mut longest);
+    assert!(raft_from_proto(longest).is_ok(), "exactly the limit");
+}
+
+#[test]
+fn an_entry_is_no_larger_than_its_limit() {
+    let data = |bytes: usize| Bytes::from(vec![0; bytes]);
+    let error = refused_raft(|m| m.entries[0].data = data(ENTRY_BYTES_MAX + 1));
+    assert_eq!(error, beyond("entry length", ENTRY_BYTES_MAX as u64));
+    let mut largest = raft_to_proto(append());
+    largest.entries[0].data = data(ENTRY_BYTES_MAX);
+    assert!(raft_from_proto(largest).is_ok(), "exactly the limit");
+}
+
+#[test]
+fn a_frame_is_no_larger_than_its_limit() {
     let bytes = FRAME_BYTES_MAX + 1;
     let error = decode_frame(Bytes::from(vec![0; bytes]), HERE);
     assert_eq!(error, Err(WireError::FrameTooLarge { bytes }));
+}
+
+#[test]
+fn bytes_that_are_no_frame_are_refused() {
+    let error = decode_frame(Bytes::from_static(&[0xff]), HERE);
+    assert!(matches!(error, Err(WireError::Decode(_))), "{error:?}");
+}
+
+#[test]
+fn a_forward_has_units() {
+    assert_eq!(refused_forward(|f| f.units.clear()), missing("units"));
+}
+
+#[test]
+fn a_forwarded_unit_has_commands() {
+    assert_eq!(refused_forward(|f| f.units[1].commands.clear()), missing("commands"));
+}
+
+#[test]
+fn a_forwarded_unit_has_as_many_commands_as_fit_an_entry() {
+    let many = |n| move |f: &mut proto::Forward| f.units[0].commands = vec![Bytes::new(); n];
+    let error = refused_forward(many(BATCH_COMMANDS_MAX + 1));
+    assert_eq!(error, beyond("commands in a unit", BATCH_COMMANDS_MAX as u64));
+}
+
+#[test]
+fn a_forwarded_command_is_no_larger_than_its_limit() {
+    let long = Bytes::from(vec![0; COMMAND_BYTES_MAX + 1]);
+    let error = refused_forward(|f| f.units[0].commands[1] = long);
+    assert_eq!(error, beyond("command length", COMMAND_BYTES_MAX as u64));
+}
+
+#[test]
+fn a_forward_waits_an_hour_at_most() {
+    let error = refused_forward(|f| f.timeout_ms = 3_600_001);
+    assert_eq!(error, beyond("timeout_ms", 3_600_000));
+    let sent = envelope(Body::Forward(Forward { timeout: FORWARD_TIMEOUT_MAX, ..forward() }));
+    assert_eq!(decode_frame(frame([sent.clone()]), HERE), Ok(vec![sent]));
+}
+
+#[test]
+fn a_reply_has_results() {
+    let empty = proto::envelope::Body::ForwardReply(proto::ForwardReply::default());
+    assert_eq!(refused_body(empty), missing("results"));
+}
+
+#[test]
+fn a_result_says_something() {
+    assert_eq!(refused_result(None), missing("result"));
+}
+
+#[test]
+fn an_applied_unit_has_an_index() {
+    assert_eq!(refused_applied(|a| a.index = 0), zero("index"));
+    assert_eq!(refused_applied(|a| a.index = ORDINAL_MAX + 1), beyond("index", ORDINAL_MAX));
+}
+
+#[test]
+fn an_applied_unit_has_a_term() {
+    assert_eq!(refused_applied(|a| a.term = 0), zero("term"));
+    assert_eq!(refused_applied(|a| a.term = ORDINAL_MAX + 1), beyond("term", ORDINAL_MAX));
+}
+
+#[test]
+fn a_term_that_someone_else_leads_in_is_bounded() {
+    let raw = proto::NotLeader { term: ORDINAL_MAX + 1, leader: 0 };
+    let error = refused_result(Some(proto::forward_result::Result::NotLeader(raw)));
+    assert_eq!(error, beyond("term", ORDINAL_MAX));
+}
+
+#[test]
+fn which_queue_is_full_at_the_leader_is_not_told() {
+    let group = GroupId::new(5);
+    let told = |what| vec![Err(ProposeError::Overloaded { group, what })];
+    let reply = |what| Body::ForwardReply(ForwardReply { request_id: 1, results: told(what) });
+    let decoded = decode_frame(frame([envelope(reply("the mailbox"))]), HERE).expect("valid");
+    assert_eq!(decoded, [envelope(reply("a queue at the leader"))]);
+}
+
+#[test]
+fn a_timeout_is_cut_to_whole_milliseconds() {
+    assert_eq!(millis(Duration::from_micros(2_999)), 2);
+    assert_eq!(millis(Duration::MAX), u64::MAX);
+}
+
+#[test]
+fn each_refusal_says_what_it_found() {
+    let (expected, found) = (LogIndex::new(2), LogIndex::new(4));
+    let texts = [
+        WireError::FrameTooLarge { bytes: 8_388_609 },
+        zero("from"),
+        missing("body"),
+        WireError::UnknownKind { field: "message kind", value: 7 },
+        WireError::OutOfRange { field: "term", value: 9, max: 8 },
+        WireError::EntriesNotContiguous { expected, found },
+        WireError::UnexpectedEntries,
+    ]
+    .map(|error| error.to_string());
+    let expected = [
+        "a frame of 8388609 bytes; at most 8388608 are allowed",
+        "from is 0 or missing",
+        "body is missing",
+        "message kind 7 is unknown or not for peers",
+        "term is 9; at most 8 is allowed",
+        "entry 4 where 2 was due",
+        "entries in a message that carries none",
+    ];
+    assert_eq!(texts, expected);
 }
 
 proptest! {

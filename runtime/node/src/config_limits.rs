@@ -22,8 +22,9 @@ pub struct LimitsConfig {
     /// that some replica lacks are always kept, however many: nothing else could bring it up to
     /// date. Fewer spares disk. From 1. Default 5,000.
     pub catch_up_entries: u64,
-    /// What those entries are expected to take at most: a lower bound for
-    /// `storage.journal_bytes_max`, and not enforced on a log. From 1. Default 64 MiB.
+    /// Charged bytes (data and 32 per entry) of a log beyond which fewer than those entries are kept.
+    /// Within a sixteenth and one entry; entries applied before the last start count as nothing. At
+    /// most `storage.journal_bytes_max`. From 1. Default 64 MiB.
     pub catch_up_bytes: u64,
 }
 

@@ -64,6 +64,8 @@ mod node_error;
 mod node_start;
 mod node_status;
 mod profile;
+#[doc(hidden)]
+pub mod seams;
 
 pub use config::{NodeConfig, NodeConfigBuilder, TlsPaths};
 pub use config_batching::{BatchingConfig, BatchingPreset};

@@ -34,6 +34,7 @@ use crate::group_handle::GroupHandle;
 use crate::node_error::{CreateGroupError, StartError};
 use crate::node_start::{self, Started};
 use crate::node_status::{LogWriterStatus, NodeStatus};
+use crate::seams::Seams;
 
 /// Replica ids of a group's first members count from here, in the order of their nodes: far from
 /// most node ids, so that the two are not taken for each other.
@@ -84,8 +85,22 @@ impl Node {
         config: NodeConfig,
         machine: impl Fn(&GroupSpec) -> Box<dyn StateMachine> + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
+        Self::start_with_seams(config, machine, Seams::default()).await
+    }
+
+    /// As [`Node::start`], with something between the node and its adapters, for measurements and
+    /// fault injection.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    #[doc(hidden)]
+    pub async fn start_with_seams(
+        config: NodeConfig,
+        machine: impl Fn(&GroupSpec) -> Box<dyn StateMachine> + Send + Sync + 'static,
+        seams: Seams,
+    ) -> Result<Self, StartError> {
         let identity = load_identity(config.tls())?;
-        let started = node_start::start(&config, identity, Box::new(machine)).await?;
+        let started = node_start::start(&config, identity, Box::new(machine), seams).await?;
         let Started { parts, transport, tables, running } = started;
         transport.set_peers(&peers(&config));
         let node = Self {

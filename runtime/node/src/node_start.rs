@@ -1,8 +1,7 @@
 //! How a node comes up: storage, transport, the actix system on its own thread, the supervisor.
 //!
 //! ```text
-//! thread "polyraft-node": actix System ─→ arbiters, workers → Supervisor → … until told to stop
-//! runtime "polyraft-quic": the transport's tasks
+//! thread "polyraft-node": actix System ─→ arbiters, workers → transport → Supervisor → … stop
 //! ```
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,14 +21,16 @@ use polyraft_actors::supervisor::start_supervisor;
 use polyraft_actors::workers::{ThreadWorkers, Workers};
 use polyraft_core::batch_config::BatchConfig;
 use polyraft_core::compaction::Retention;
-use polyraft_core::ids::GroupId;
-use polyraft_core::ports::LogStore;
+use polyraft_core::ids::{GroupId, NodeId};
+use polyraft_core::limits::APPEND_INFLIGHT_BYTES_MAX;
+use polyraft_core::outbox::OutboxLimits;
+use polyraft_core::ports::Transport;
 use polyraft_core::state_machine::StateMachine;
 use polyraft_storage::identity::DataIdentity;
 use polyraft_storage::journal::{Journal, JournalOptions};
 use polyraft_storage::lmdb::{LmdbOptions, LmdbTable};
 use polyraft_storage::peer_register::FilePeerRegister;
-use polyraft_storage::{Storage, StorageOptions};
+use polyraft_storage::{LogTable, Storage, StorageOptions};
 use polyraft_transport::{ClusterName, Identity, Mtu, QuicConfig, QuicTransport};
 use tokio::sync::oneshot;
 
@@ -37,6 +38,7 @@ use crate::config::NodeConfig;
 use crate::config_cluster::GroupSpec;
 use crate::node::Running;
 use crate::node_error::StartError;
+use crate::seams::{Seams, WrapLog};
 
 /// Applied entries kept in memory for followers that lag, per group.
 const TAIL_BYTES_MAX: usize = 4 << 20;
@@ -46,8 +48,8 @@ const APPLY_IN_FLIGHT_BYTES_MAX: usize = 8 << 20;
 const APPLY_BACKLOG_BYTES_MAX: usize = 32 << 20;
 /// How often applied state is made durable.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
-/// Threads of the transport.
-const QUIC_THREADS: usize = 1;
+/// Longest that a stopping transport is given to tell its peers.
+const FAREWELL_MAX: Duration = Duration::from_millis(100);
 /// Threads on which state machines may block, beyond the configured ones that compute.
 const APPLY_THREADS_MIN: usize = 16;
 
@@ -62,66 +64,36 @@ pub(crate) struct Started {
     pub(crate) running: Running,
 }
 
-/// Everything that is opened before the actors start.
-struct Opened {
-    storage: Storage<LmdbTable>,
-    directory: Arc<Directory>,
-    clock: Arc<dyn Clock>,
-    transport: Arc<QuicTransport>,
-    runtime: tokio::runtime::Runtime,
-}
+/// What the node's own thread reports: the parts and the transport, or why there are none.
+type Report = Result<(Arc<NodeParts>, Arc<QuicTransport>), StartError>;
 
 pub(crate) async fn start(
     config: &NodeConfig,
     identity: Identity,
     machine: Machine,
+    seams: Seams,
 ) -> Result<Started, StartError> {
     metric_catalogue::describe();
-    let opened = open(config, identity)?;
-    let transport = opened.transport.clone();
-    let tables = [opened.storage.journal.table().clone(), opened.storage.state.table().clone()];
-    let (ready, started) = oneshot::channel();
-    let (stop, stopped) = oneshot::channel();
-    let config = config.clone();
-    let thread = std::thread::Builder::new()
-        .name("polyraft-node".to_owned())
-        .spawn(move || run(&config, opened, machine, ready, stopped))
-        .map_err(StartError::Thread)?;
-    let parts = started.await.map_err(|_| StartError::Ended)?;
-    Ok(Started { parts, transport, tables, running: Running { stop, thread } })
-}
-
-fn open(config: &NodeConfig, identity: Identity) -> Result<Opened, StartError> {
     let cluster = ClusterName::new(config.cluster().name())?;
-    let options = storage_options(config);
     let node = config.node_id();
+    let options = storage_options(config);
     let storage = Storage::open(config.data_dir(), &options, config.cluster().name(), node)?;
-    let directory = Arc::new(Directory::default());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(QUIC_THREADS)
-        .thread_name("polyraft-quic")
-        .enable_all()
-        .build()
-        .map_err(StartError::Thread)?;
+    let tables = [storage.journal.table().table().clone(), storage.state.table().clone()];
     let DataIdentity { data, incarnation, .. } = storage.identity;
     let quic = QuicConfig::new(node, cluster, config.listen(), identity).mtu(mtu(config)).data(
         data,
         incarnation,
         Arc::new(FilePeerRegister::new(config.data_dir())),
     );
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-    let events = Arc::new(LinkEvents::new(node, directory.clone(), clock.clone()));
-    match QuicTransport::start(quic, events, runtime.handle().clone()) {
-        Ok(transport) => {
-            let transport = Arc::new(transport);
-            Ok(Opened { storage, directory, clock, transport, runtime })
-        }
-        Err(error) => {
-            // This may run on a caller's runtime, where dropping another one panics.
-            runtime.shutdown_background();
-            Err(error.into())
-        }
-    }
+    let (ready, started) = oneshot::channel();
+    let (stop, stopped) = oneshot::channel();
+    let config = config.clone();
+    let thread = std::thread::Builder::new()
+        .name("polyraft-node".to_owned())
+        .spawn(move || run(&config, storage, quic, (machine, seams), ready, stopped))
+        .map_err(StartError::Thread)?;
+    let (parts, transport) = started.await.map_err(|_| StartError::Ended)??;
+    Ok(Started { parts, transport, tables, running: Running { stop, thread } })
 }
 
 /// Loopback carries large datagrams; anything else gets what every path carries.
@@ -132,35 +104,46 @@ fn mtu(config: &NodeConfig) -> Mtu {
 /// The node's own thread, from its first actor to its last.
 fn run(
     config: &NodeConfig,
-    opened: Opened,
-    machine: Machine,
-    ready: oneshot::Sender<Arc<NodeParts>>,
+    storage: Storage<LogTable, LmdbTable>,
+    quic: QuicConfig,
+    (machine, seams): (Machine, Seams),
+    ready: oneshot::Sender<Report>,
     stopped: oneshot::Receiver<()>,
 ) {
-    let Opened { storage, directory, clock, transport, runtime } = opened;
     actix::System::new().block_on(async move {
         let threads = config.threads();
-        let spawner: Arc<dyn Spawner> = Arc::new(ArbiterSpawner::new(threads.shards()));
+        let spawner = match ArbiterSpawner::new(threads.shards()) {
+            Ok(spawner) => Arc::new(spawner),
+            // An Err here and below means that nobody waits for the start.
+            Err(error) => return drop(ready.send(Err(StartError::Thread(error)))),
+        };
+        let directory = Arc::new(Directory::default());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+        let events = Arc::new(LinkEvents::new(config.node_id(), directory.clone(), clock.clone()));
+        let runtime = spawner.transport_runtime().clone();
+        let transport = match QuicTransport::start(quic, events, runtime) {
+            Ok(transport) => Arc::new(transport),
+            Err(error) => {
+                spawner.stop();
+                return drop(ready.send(Err(error.into())));
+            }
+        };
         let apply_threads = threads.apply_workers().max(APPLY_THREADS_MIN);
         let workers: Arc<dyn Workers> = Arc::new(ThreadWorkers::new(apply_threads));
+        let mut settings = settings(config);
+        (seams.settings)(&mut settings);
         let parts = Arc::new(NodeParts {
             node: config.node_id(),
-            peers: config
-                .cluster()
-                .nodes()
-                .iter()
-                .map(|peer| peer.node)
-                .filter(|node| *node != config.node_id())
-                .collect(),
-            settings: settings(config),
+            peers: peers(config),
+            settings,
             spawner: spawner.clone(),
             workers: workers.clone(),
             clock,
             entropy: Arc::new(SeededEntropy::new(rand::random())),
             directory,
-            transport,
+            transport: transport.clone(),
             state: storage.state.clone(),
-            open_log: open_log(storage.journal, storage_options(config).journal),
+            open_log: open_log(storage.journal, storage_options(config).journal, seams.log),
             machine: Box::new(move |group: GroupId, name: &str| {
                 machine(&GroupSpec::new(group, name))
             }),
@@ -173,26 +156,36 @@ fn run(
         while parts.actors().is_none() && parts.storage_failure().is_none() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // An Err means that nobody waits for the start: there is nobody to serve.
-        if ready.send(parts.clone()).is_ok() {
+        if ready.send(Ok((parts.clone(), transport.clone()))).is_ok() {
             let _ = stopped.await;
         }
         parts.stop_supervision();
+        transport.shutdown();
+        // Peers that do not hear it find out by their own timeout.
+        let _ = tokio::time::timeout(FAREWELL_MAX, transport.closed()).await;
         spawner.stop();
         workers.stop();
     });
-    runtime.shutdown_timeout(Duration::from_secs(1));
+}
+
+fn peers(config: &NodeConfig) -> Vec<NodeId> {
+    let nodes = config.cluster().nodes().iter().map(|peer| peer.node);
+    nodes.filter(|node| *node != config.node_id()).collect()
 }
 
 /// The journal that is open already, once; afterwards a new one over the same environment.
-fn open_log(journal: Journal<LmdbTable>, options: JournalOptions) -> Box<OpenLog> {
+fn open_log(
+    journal: Journal<LogTable>,
+    options: JournalOptions,
+    wrap: Arc<WrapLog>,
+) -> Box<OpenLog> {
     let table = journal.table().clone();
     let first = Mutex::new(Some(journal));
     Box::new(move || {
         if let Some(journal) = first.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Ok(Box::new(journal) as Box<dyn LogStore>);
+            return Ok(wrap(Box::new(journal)));
         }
-        Ok(Box::new(Journal::open(table.clone(), options.clone())?) as Box<dyn LogStore>)
+        Ok(wrap(Box::new(Journal::open(table.clone(), options.clone())?)))
     })
 }
 
@@ -211,6 +204,7 @@ fn storage_options(config: &NodeConfig) -> StorageOptions {
             journal_bytes_max: storage.journal_bytes_max,
             ..JournalOptions::default()
         },
+        ..StorageOptions::default()
     }
 }
 
@@ -233,11 +227,14 @@ fn settings(config: &NodeConfig) -> NodeSettings {
         read_deadline: limits.proposal_deadline,
         retention: Retention {
             keep_entries: limits.catch_up_entries,
+            keep_bytes: limits.catch_up_bytes,
             step_entries: (limits.catch_up_entries / 4).max(1),
         },
         tail_bytes_max: TAIL_BYTES_MAX,
         apply_in_flight_bytes_max: APPLY_IN_FLIGHT_BYTES_MAX,
         apply_backlog_bytes_max: APPLY_BACKLOG_BYTES_MAX,
+        append_in_flight_bytes_max: APPEND_INFLIGHT_BYTES_MAX,
+        outbox: OutboxLimits::default(),
         applier: ApplierConfig::default(),
         log_writer: LogWriterConfig::default(),
         state_flusher: StateFlusherConfig::default(),

@@ -459,8 +459,10 @@ fn config(dice: &mut Dice) -> ReplicaConfig {
         tail_bytes_max: dice.pick(&[0, 300, 1 << 20]),
         apply_in_flight_bytes_max: dice.pick(&[1, 200, 1 << 20]),
         apply_backlog_bytes_max: dice.pick(&[300, 1 << 20]),
+        append_in_flight_bytes_max: dice.pick(&[1, 200, 1 << 20]),
         retention: Retention {
             keep_entries: dice.pick(&[0, 3, 1_000]),
+            keep_bytes: dice.pick(&[200, 1 << 20]),
             step_entries: dice.pick(&[1, 4]),
         },
         stands_first: dice.per_mille(300),

@@ -84,6 +84,7 @@ impl TracedCluster {
         let bytes = |key| Ok(command.option_number(key, 64 << 20)? as usize);
         let retention = Retention {
             keep_entries: command.option_number("keep", 1_000)?,
+            keep_bytes: command.option_number("keep_bytes", 64 << 20)?,
             step_entries: command.option_number("step", 1_000)?,
         };
         let config = ReplicaConfig {
@@ -94,6 +95,7 @@ impl TracedCluster {
             tail_bytes_max: bytes("tail")?,
             apply_in_flight_bytes_max: bytes("in_flight")?,
             apply_backlog_bytes_max: bytes("backlog")?,
+            append_in_flight_bytes_max: bytes("window")?,
             retention,
             stands_first: false,
         };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::source::{SourceFile, functions, line_of, words};
+use super::source::{Function, SourceFile, closing_brace, functions, line_of, words};
 
 /// A rule that a line breaks.
 #[derive(Debug)]
@@ -377,25 +377,39 @@ pub fn tabs(files: &[SourceFile]) -> Vec<Finding> {
     lines_with(files, |line| line.contains('\t').then(|| "a tab".into()))
 }
 
-/// Core and storage tests without a runtime, and the crates' own tests that need one. The tiers above
-/// (`tests/`) run whole nodes by design: they come on top, and are not counted.
+/// Tests of the core's logic, which need no runtime: those in `runtime/core` and the golden traces.
+/// And the tests of the whole tree that need one: they, or a function of their file that they call,
+/// block on one or are run by one.
 pub fn test_counts(files: &[SourceFile]) -> (usize, usize) {
-    let (mut without, mut with) = (0, 0);
-    for file in files.iter().filter(|f| f.is_rust() && !f.path.starts_with("tests/")) {
-        let is_core = ["runtime/core/", "storage/"].iter().any(|t| file.path.starts_with(t));
-        let all = functions(&file.code);
-        with += file.code.matches("#[tokio::test").count();
-        with += file.code.matches("#[actix::test").count()
-            + file.code.matches("#[actix_rt::test").count();
-        for (at, _) in file.code.match_indices("#[test]") {
-            let function = all.iter().find(|f| f.body.start > at);
-            let body = function.map_or("", |f| &file.code[f.body.clone()]);
-            let needs_runtime = body.contains("block_on(") || body.contains("Runtime::new");
-            with += usize::from(needs_runtime);
-            without += usize::from(!needs_runtime && is_core);
-        }
-    }
-    (without, with)
+    let rust = || files.iter().filter(|f| f.is_rust());
+    let core = rust().filter(|f| f.path.starts_with("runtime/core/"));
+    let units: usize = core.map(|f| f.code.matches("#[test]").count()).sum();
+    let traces: usize = rust().map(|f| listed_traces(&f.code)).sum();
+    (units + traces, rust().map(|f| runtime_tests(&f.code)).sum())
+}
+
+/// Names in a `traces! { … }`, each a test.
+fn listed_traces(code: &str) -> usize {
+    const LIST: &str = "\ntraces! {";
+    let Some(open) = code.find(LIST).map(|at| at + LIST.len() - 1) else { return 0 };
+    let close = closing_brace(code.as_bytes(), open).unwrap_or(open);
+    words(&code[open..close]).count()
+}
+
+fn runtime_tests(code: &str) -> usize {
+    const ATTRIBUTES: [&str; 3] = ["#[tokio::test", "#[actix::test", "#[actix_rt::test"];
+    let run: usize = ATTRIBUTES.iter().map(|attribute| code.matches(attribute).count()).sum();
+    let all = functions(code);
+    let body = |f: &Function| &code[f.body.clone()];
+    let blocks = |f: &Function| body(f).contains("block_on(") || body(f).contains("Runtime::new");
+    let blocking: Vec<_> = all.iter().filter(|f| blocks(f)).map(|f| f.name.as_str()).collect();
+    let calls = |f: &Function| {
+        let called: BTreeSet<_> = words(body(f)).map(|(_, word)| word).collect();
+        blocking.iter().any(|name| called.contains(name))
+    };
+    let tests = code.match_indices("#[test]");
+    let tests = tests.filter_map(|(at, _)| all.iter().find(|f| f.body.start > at));
+    run + tests.filter(|f| blocks(f) || calls(f)).count()
 }
 
 pub fn test_ratio(files: &[SourceFile]) -> Vec<Finding> {
@@ -404,7 +418,7 @@ pub fn test_ratio(files: &[SourceFile]) -> Vec<Finding> {
     if without >= PER_RUNTIME_TEST_MIN * with {
         return Vec::new();
     }
-    let rule = format!("{without} tests without a runtime for {with} with one; 5 to 1 at least");
+    let rule = format!("{without} core tests for {with} that need a runtime; 5 to 1 at least");
     vec![Finding { path: "runtime/core".into(), line: 0, rule }]
 }
 

@@ -1,0 +1,288 @@
+//! Redo log: rows appended to a table are durable after one write, and reach the table later.
+//!
+//! ```text
+//! append ─→ redo file (one write, durable) ─→ [pending]      read ─→ pending, then the table
+//! write, or the file is full ─→ one transaction: pending → table, generation + 1, the caller's own
+//! ```
+//!
+//! A transaction of LMDB takes two trips to the disk, pages and then the root; the journal's appends,
+//! one for every group commit, need neither the order nor the tree. What was appended is never
+//! changed by a transaction before it is in the table, so there is one order of changes.
+//!
+//! Promise: as [`TableStore`]'s. After a crash, [`Redo::open`] brings every durable row to the table.
+//! Frames of an earlier generation are never taken for the present one's: the generation changes in
+//! the transaction that moves them.
+//! Not here: a frame's bytes (`redo_frame`), the file (`redo_file`).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use bytes::Bytes;
+use polyraft_core::ports::StorageError;
+
+use crate::redo_file::RedoFile;
+use crate::redo_frame::{BLOCK_BYTES, Block, blocks_of, encode, recover};
+use crate::table::{TableId, TableRead, TableStore, TableWrite, WriteSize, is_empty_range};
+
+/// A row that takes more than this share of the file is written through: it is worth a transaction.
+const WRITE_THROUGH_SHARE: usize = 8;
+/// The key of the present generation.
+const GENERATION: &[u8] = b"generation";
+
+/// Which tables of a store have which part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RedoTables {
+    /// Rows appended to this one go through the redo log.
+    pub appended: TableId,
+    /// Holds the log's generation, and nothing else.
+    pub generation: TableId,
+}
+
+/// A store of tables with a redo log before one of them.
+#[derive(Debug, Clone)]
+pub struct Redo<T> {
+    inner: Arc<Inner<T>>,
+}
+
+#[derive(Debug)]
+struct Inner<T> {
+    table: T,
+    tables: RedoTables,
+    /// Rows that are durable in the file only. A reader keeps the map as it was.
+    pending: RwLock<Arc<Pending>>,
+    writer: Mutex<Writer>,
+}
+
+type Pending = BTreeMap<Box<[u8]>, Bytes>;
+
+/// Where the next frame goes.
+#[derive(Debug)]
+struct Writer {
+    file: RedoFile,
+    generation: u64,
+    ordinal: u64,
+    /// In blocks.
+    at: usize,
+    buffer: Vec<Block>,
+    /// A write failed: what the file holds now is unknown.
+    is_broken: bool,
+}
+
+impl<T: TableStore> Redo<T> {
+    /// Opens the log at `path` before `table`, and brings to the table what is only in the log. A new
+    /// store gets a log of `bytes`; an existing one keeps its own.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`] if either cannot be read or written, or if the log of an existing store is
+    /// gone; [`StorageError::Full`] if there is no space.
+    pub fn open(
+        table: T,
+        tables: RedoTables,
+        path: &Path,
+        bytes: usize,
+    ) -> Result<Self, StorageError> {
+        let known = generation(&table, tables)?;
+        if !path.exists() {
+            if known > 0 {
+                let what =
+                    format!("{} is missing, and may hold acknowledged writes", path.display());
+                let source = Box::new(io::Error::new(io::ErrorKind::NotFound, what));
+                return Err(StorageError::Io { doing: "opening the redo log", source });
+            }
+            RedoFile::create(path, bytes.div_ceil(BLOCK_BYTES))?;
+        }
+        let (file, bytes) = RedoFile::open(path)?;
+        let rows = recover(&bytes, known);
+        if !rows.is_empty() {
+            tracing::info!(rows = rows.len(), "rows of the redo log brought to their table");
+        }
+        let mut pending = Pending::new();
+        for row in rows {
+            pending.insert(row.key.into(), Bytes::copy_from_slice(row.value));
+        }
+        let writer = Writer {
+            file,
+            generation: known,
+            ordinal: 0,
+            at: 0,
+            buffer: Vec::new(),
+            is_broken: false,
+        };
+        let pending = RwLock::new(Arc::new(pending));
+        let inner = Inner { table, tables, pending, writer: Mutex::new(writer) };
+        let redo = Self { inner: Arc::new(inner) };
+        redo.inner.settle(&mut redo.inner.writer(), WriteSize::default(), &mut |_| Ok(()))?;
+        Ok(redo)
+    }
+
+    /// The table behind the log, without what is pending.
+    pub fn table(&self) -> &T {
+        &self.inner.table
+    }
+}
+
+impl<T: TableStore> Inner<T> {
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pending(&self) -> Arc<Pending> {
+        Arc::clone(&self.pending.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Brings what is pending to the table and starts the next generation, in one transaction with
+    /// `body`, which sees it there.
+    fn settle(
+        &self,
+        writer: &mut Writer,
+        mut size: WriteSize,
+        body: &mut dyn FnMut(&mut dyn TableWrite) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        let RedoTables { appended, generation } = self.tables;
+        let pending = self.pending();
+        let next = (writer.generation + 1).to_be_bytes();
+        pending.iter().for_each(|(key, value)| size.add(key, value));
+        size.add(GENERATION, &next);
+        self.table.write(size, &mut |write| {
+            pending.iter().try_for_each(|(key, value)| write.append(appended, key, value))?;
+            write.put(generation, GENERATION, &next)?;
+            body(write)
+        })?;
+        writer.generation += 1;
+        (writer.ordinal, writer.at) = (0, 0);
+        *self.pending.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
+        Ok(())
+    }
+
+    fn append(&self, writer: &mut Writer, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        let blocks = blocks_of(key, value);
+        if blocks > writer.file.blocks() / WRITE_THROUGH_SHARE {
+            let mut size = WriteSize::default();
+            size.add(key, value);
+            let appended = self.tables.appended;
+            return self.settle(writer, size, &mut |write| write.append(appended, key, value));
+        }
+        if writer.at + blocks > writer.file.blocks() {
+            self.settle(writer, WriteSize::default(), &mut |_| Ok(()))?;
+        }
+        encode(&mut writer.buffer, (writer.generation, writer.ordinal), key, value);
+        writer.is_broken = true;
+        writer.file.write(writer.at, &writer.buffer)?;
+        writer.is_broken = false;
+        writer.ordinal += 1;
+        writer.at += blocks;
+        let mut pending = self.pending.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut pending).insert(key.into(), Bytes::copy_from_slice(value));
+        Ok(())
+    }
+}
+
+fn generation(table: &impl TableStore, tables: RedoTables) -> Result<u64, StorageError> {
+    let read = table.read()?;
+    match read.get(tables.generation, GENERATION)?.map(<[u8; 8]>::try_from) {
+        None => Ok(0),
+        Some(Ok(bytes)) => Ok(u64::from_be_bytes(bytes)),
+        Some(Err(_)) => {
+            let source = Box::new(io::Error::from(io::ErrorKind::InvalidData));
+            Err(StorageError::Io { doing: "reading the redo log's generation", source })
+        }
+    }
+}
+
+impl<T: TableStore> TableStore for Redo<T> {
+    type Read<'a> = RedoRead<T::Read<'a>>;
+
+    fn read(&self) -> Result<Self::Read<'_>, StorageError> {
+        // In this order: a row on its way is seen in one place or in both.
+        let pending = self.inner.pending();
+        let table = self.inner.table.read()?;
+        Ok(RedoRead { appended: self.inner.tables.appended, pending, table })
+    }
+
+    fn write(
+        &self,
+        size: WriteSize,
+        body: &mut dyn FnMut(&mut dyn TableWrite) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        let mut writer = self.inner.writer();
+        match writer.is_broken {
+            true => Err(StorageError::Poisoned),
+            false if self.inner.pending().is_empty() => self.inner.table.write(size, body),
+            false => self.inner.settle(&mut writer, size, body),
+        }
+    }
+
+    fn append(&self, table: TableId, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        assert_eq!(table, self.inner.tables.appended, "the log is before another table");
+        let mut writer = self.inner.writer();
+        if writer.is_broken {
+            return Err(StorageError::Poisoned);
+        }
+        self.inner.append(&mut writer, key, value)
+    }
+}
+
+/// Reads the table and what is pending before it.
+pub struct RedoRead<R> {
+    appended: TableId,
+    pending: Arc<Pending>,
+    table: R,
+}
+
+impl<R> RedoRead<R> {
+    /// The pending row of a key, if its table has any.
+    fn pending(&self, table: TableId, key: &[u8]) -> Option<&[u8]> {
+        let pending = (table == self.appended).then(|| self.pending.get(key))?;
+        pending.map(|value| &value[..])
+    }
+}
+
+impl<R: TableRead> TableRead for RedoRead<R> {
+    fn get(&self, table: TableId, key: &[u8]) -> Result<Option<&[u8]>, StorageError> {
+        match self.pending(table, key) {
+            Some(value) => Ok(Some(value)),
+            None => self.table.get(table, key),
+        }
+    }
+
+    /// What is pending is greater than all that is in the table but the pending rows themselves,
+    /// which may have arrived there since.
+    fn scan(
+        &self,
+        table: TableId,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        reverse: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StorageError> {
+        if table != self.appended || self.pending.is_empty() {
+            return self.table.scan(table, from, to, reverse, visit);
+        }
+        if is_empty_range(from, to) {
+            return Ok(());
+        }
+        let rows = self.pending.range::<[u8], _>((from, to));
+        let mut goes_on = true;
+        if reverse {
+            let mut rows = rows.rev();
+            goes_on = rows.all(|(key, value)| visit(key, value));
+        }
+        if goes_on {
+            self.table.scan(table, from, to, reverse, &mut |key, value| {
+                goes_on = self.pending.contains_key(key) || visit(key, value);
+                goes_on
+            })?;
+        }
+        if goes_on && !reverse {
+            let _ = self.pending.range::<[u8], _>((from, to)).all(|(key, value)| visit(key, value));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "redo_tests.rs"]
+mod tests;
