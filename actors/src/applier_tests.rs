@@ -1,12 +1,14 @@
 //! The applier with a small ledger, on one thread under paused time or with real workers.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc as std_mpsc;
 
 use polyraft_core::entry::LogEntry;
 use polyraft_core::ids::Term;
 use polyraft_core::message::AppliedUnit;
 use polyraft_core::ports::StateStore;
+use polyraft_core::split_mix;
 use polyraft_core::state_machine::{ApplyContext, ApplyError, Response, State};
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -16,7 +18,7 @@ use crate::guard::Down;
 use crate::mailbox::ActorKind;
 use crate::proposal::{BatchWaiters, UnitReply, UnitWaiter};
 use crate::testing::{FakeStateStore, Ledger, Probe, batch_entry, paused, unit};
-use crate::workers::{LocalWorkers, ThreadWorkers};
+use crate::workers::{Job, LocalWorkers, ThreadWorkers};
 
 const GROUP: GroupId = GroupId::new(1);
 const LIFE: Incarnation = Incarnation::new(3);
@@ -187,6 +189,53 @@ fn entries_apply_in_order_however_slow_the_machine() {
         let last = rig.reached(600).await;
         assert_eq!((last.backlog_entries, last.backlog_bytes), (0, 0));
         assert_eq!(*seen.lock().expect("not poisoned"), (1..=600).collect::<Vec<_>>());
+    });
+}
+
+/// Runs each job on this thread, 0 to 500 ms late in virtual time; how late follows from a seed.
+struct LateWorkers {
+    arbiter: actix::ArbiterHandle,
+    state: AtomicU64,
+}
+
+impl Workers for LateWorkers {
+    fn run(&self, job: Job) {
+        let state = self.state.fetch_add(split_mix::STEP, Ordering::Relaxed);
+        let late = Duration::from_millis(split_mix::mix(state) % 501);
+        self.arbiter.spawn(async move {
+            tokio::time::sleep(late).await;
+            job();
+        });
+    }
+
+    fn stop(&self) {}
+}
+
+/// Goal: AP-1. Method: 10,000 batches that arrive in handfuls, each a slice of its own on a worker that
+/// is 0 to 500 ms late; what was seen, and what was reported while it went on.
+#[test]
+fn ten_thousand_batches_apply_in_order_however_late_each_is() {
+    const BATCHES: u64 = 10_000;
+    paused(async {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let config = ApplierConfig { slice_bytes_max: 1, ..ApplierConfig::default() };
+        let arbiter = actix::Arbiter::current();
+        let workers = Arc::new(LateWorkers { arbiter, state: AtomicU64::new(7) });
+        let clock = Arc::new(VirtualClock::start(0));
+        let mut rig = Rig::with(Box::new(Erratic { seen: seen.clone() }), config, workers, clock);
+        let started = tokio::time::Instant::now();
+        for start in (1..=BATCHES).step_by(7) {
+            rig.apply(adds(start..=(start + 6).min(BATCHES))).await;
+        }
+        let mut last = LogIndex::ZERO;
+        while last < LogIndex::new(BATCHES) {
+            let applied = rig.applied.recv().await.expect("the probe runs");
+            assert!(applied.index >= last, "applied fell from {last} to {}", applied.index);
+            last = applied.index;
+        }
+        assert_eq!(*seen.lock().expect("not poisoned"), (1..=BATCHES).collect::<Vec<_>>());
+        let mean = started.elapsed().as_millis() / u128::from(BATCHES);
+        assert!((200..300).contains(&mean), "a batch took {mean} ms on average");
     });
 }
 

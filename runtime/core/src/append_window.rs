@@ -44,7 +44,8 @@ struct Window {
 
 impl Window {
     fn free_to(&mut self, index: u64) {
-        while let Some((_, bytes)) = self.flights.pop_front_if(|(last, _)| *last <= index) {
+        while let Some(&(_, bytes)) = self.flights.front().filter(|(last, _)| *last <= index) {
+            self.flights.pop_front();
             self.bytes -= bytes;
         }
     }

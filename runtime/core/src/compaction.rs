@@ -91,7 +91,8 @@ impl Compaction {
         let by_entries = (gain > 0 && gain >= self.retention.step_entries).then_some(by_entries);
         let by_bytes = self.first_mark_to_keep(safe).filter(|mark| *mark > compacted);
         let target = by_entries.max(by_bytes)?;
-        while let Some((_, bytes)) = self.marks.pop_front_if(|(at, _)| *at <= target) {
+        while let Some(&(_, bytes)) = self.marks.front().filter(|(at, _)| *at <= target) {
+            self.marks.pop_front();
             self.start_bytes = bytes;
         }
         Some(target)

@@ -309,3 +309,177 @@ proptest! {
         prop_assert_eq!((s.pending_units, s.pending_commands, s.pending_bytes), (0, 0, 0));
     }
 }
+
+fn reason_of(result: Result<(), Refused<u32>>) -> RefuseReason {
+    result.expect_err("refused").reason
+}
+
+#[test]
+fn an_empty_batcher_has_nothing_to_cut_and_nothing_to_wait_for() {
+    let mut batcher = batcher(BatchConfig::default());
+    assert!(batcher.poll(at(5), 1).is_none());
+    assert_eq!(batcher.next_wake(at(5)), None);
+    assert_eq!(batcher.stats(), BatcherStats::default());
+}
+
+#[test]
+fn a_batcher_refuses_a_configuration_that_cannot_be() {
+    let config = BatchConfig { commands_max: 0, ..BatchConfig::default() };
+    let error = Batcher::new(config).map(|_| ()).expect_err("no batch has 0 commands");
+    let (field, max) = ("commands_max", BATCH_COMMANDS_MAX);
+    assert_eq!(error, BatchConfigError::OutOfRange { field, value: 0, min: 1, max });
+}
+
+#[test]
+fn a_refused_configuration_leaves_the_old_one() {
+    let mut batcher = batcher(BatchConfig::tiny());
+    assert!(batcher.reconfigure(BatchConfig { bytes_max: 0, ..BatchConfig::tiny() }).is_err());
+    assert_eq!(batcher.config(), &BatchConfig::tiny());
+}
+
+#[test]
+fn a_lowered_bound_keeps_what_is_queued_and_takes_no_more() {
+    let mut batcher = busy(BatchConfig::default());
+    (1..=9).for_each(|id| push(&mut batcher, at(1), id));
+    batcher.reconfigure(BatchConfig::tiny()).expect("valid");
+    let refused = reason_of(batcher.push(at(1), unit(1, 1), None, 10));
+    assert_eq!(refused, RefuseReason::QueueCommandsFull { max: 8 });
+    assert_eq!(batcher.stats().pending_units, 9);
+}
+
+#[test]
+fn nothing_lingers_without_a_linger() {
+    let mut batcher = busy(BatchConfig::low_latency());
+    push(&mut batcher, at(1), 1);
+    assert_eq!(batcher.poll(at(1), 1).map(|cut| cut.reason), Some(FlushReason::Linger));
+}
+
+#[test]
+fn a_decided_batch_lets_the_next_go_without_lingering() {
+    let mut batcher = busy(BatchConfig::default());
+    push(&mut batcher, at(1), 1);
+    assert!(batcher.poll(at(2), 1).is_none());
+    batcher.on_decided();
+    assert_eq!(batcher.poll(at(2), 1).map(|cut| cut.reason), Some(FlushReason::Idle));
+}
+
+#[test]
+#[should_panic(expected = "was in flight")]
+fn deciding_what_was_never_cut_is_a_bug() {
+    batcher(BatchConfig::default()).on_decided();
+}
+
+#[test]
+fn a_count_before_a_linger_names_the_count() {
+    let mut batcher = busy(BatchConfig::tiny());
+    (1..=3).for_each(|id| push(&mut batcher, at(1), id));
+    assert_eq!(batcher.poll(at(9_000), 1).map(|cut| cut.reason), Some(FlushReason::Count));
+}
+
+#[test]
+fn what_does_not_fit_waits_for_the_next_batch() {
+    let mut batcher = busy(BatchConfig::tiny());
+    (1..=4).for_each(|id| push(&mut batcher, at(1), id));
+    assert_eq!(ids(&batcher.poll(at(1), 1).expect("full")), [1, 2, 3]);
+    assert_eq!(batcher.stats().pending_units, 1);
+}
+
+#[test]
+fn failing_all_spares_what_was_cut() {
+    let mut batcher = busy(BatchConfig::default());
+    push(&mut batcher, at(1), 1);
+    assert_eq!(batcher.fail_all(), [1]);
+    let stats = batcher.stats();
+    assert_eq!((stats.in_flight, stats.failed_units, stats.pending_units), (1, 1, 0));
+}
+
+#[test]
+fn a_batcher_that_failed_all_takes_more() {
+    let mut batcher = batcher(BatchConfig::default());
+    push(&mut batcher, at(1), 1);
+    batcher.fail_all();
+    push(&mut batcher, at(2), 2);
+    assert_eq!(ids(&batcher.poll(at(2), 1).expect("idle")), [2]);
+}
+
+#[test]
+fn a_failed_queue_has_no_deadline() {
+    let mut batcher = busy(BatchConfig::default());
+    batcher.push(at(1), unit(1, 1), Some(at(50)), 1).expect("room");
+    batcher.fail_all();
+    assert_eq!(batcher.next_wake(at(60)), None);
+    assert_eq!(batcher.expire(at(60)), []);
+}
+
+#[test]
+fn a_unit_without_a_deadline_never_expires() {
+    let mut batcher = busy(BatchConfig { in_flight_max: 1, ..BatchConfig::default() });
+    push(&mut batcher, at(1), 1);
+    assert_eq!(batcher.expire(at(u64::MAX / 2_000)), []);
+    assert_eq!(batcher.stats().pending_units, 1);
+}
+
+#[test]
+fn a_cut_counts_units_commands_and_bytes() {
+    let mut batcher = batcher(BatchConfig::default());
+    batcher.push(at(1), unit(3, 10), None, 1).expect("room");
+    let cut = batcher.poll(at(4), 1).expect("idle");
+    let expected = BatcherStats {
+        in_flight: 1,
+        submitted_units: 1,
+        cut_units: 1,
+        cut_commands: 3,
+        cut_bytes: cut.batch.len() as u64,
+        cut_batches: [0, 0, 0, 1, 0],
+        waited: Duration::from_micros(3),
+        ..BatcherStats::default()
+    };
+    assert_eq!(batcher.stats(), expected);
+}
+
+#[test]
+fn what_waits_is_counted_as_it_will_be_encoded() {
+    let mut batcher = busy(BatchConfig::default());
+    batcher.push(at(1), unit(2, 10), None, 1).expect("room");
+    let stats = batcher.stats();
+    let waiting = (stats.pending_units, stats.pending_commands, stats.pending_bytes);
+    assert_eq!(waiting, (1, 2, unit(2, 10).encoded_len()));
+}
+
+#[test]
+fn reasons_are_called_in_metrics_in_the_order_of_their_counters() {
+    let names = FlushReason::ALL.map(FlushReason::as_str);
+    assert_eq!(names, ["count", "bytes", "linger", "idle", "off"]);
+    assert_eq!(FlushReason::ALL.map(|reason| reason as usize), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn refusals_say_what_is_allowed() {
+    let texts = [
+        RefuseReason::Length { commands: 0 },
+        RefuseReason::TooLarge { bytes: 9, max: 8 },
+        RefuseReason::QueueCommandsFull { max: 8 },
+        RefuseReason::QueueBytesFull { max: 256 },
+        RefuseReason::Expired,
+        RefuseReason::Stopped,
+    ]
+    .map(|reason| reason.to_string());
+    let expected = [
+        "a unit of 0 commands; 1 to 65536 are allowed",
+        "9 bytes; at most 8 are allowed",
+        "the propose queue is full: 8 commands",
+        "the propose queue is full: 256 bytes",
+        "the deadline had passed before the unit was queued",
+        "the batcher is stopped",
+    ];
+    assert_eq!(texts, expected);
+}
+
+#[test]
+fn a_raised_time_never_lowers_the_clock() {
+    let mut batcher = batcher(BatchConfig::default());
+    batcher.raise_time(5);
+    push(&mut batcher, at(0), 1);
+    let cut = batcher.poll(at(0), 100).expect("idle");
+    assert_eq!(batch::decode(cut.batch).expect("valid").time_ms, 100);
+}

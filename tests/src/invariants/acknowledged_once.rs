@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use polyraft_core::entry::{EntryKind, LogEntry};
-use polyraft_core::ids::LogIndex;
+use polyraft_core::ids::{LogIndex, Term};
 
 use super::Violation;
 use crate::host::{ProposalTag, commands_of};
@@ -28,12 +28,38 @@ pub enum Answer {
 pub struct AcknowledgedOnce {
     proposed: BTreeMap<ProposalTag, Bytes>,
     answers: BTreeMap<ProposalTag, Answer>,
+    places: BTreeMap<ProposalTag, (LogIndex, Term)>,
 }
 
 impl AcknowledgedOnce {
     /// A client proposes `command`, unique in the run.
     pub fn proposed(&mut self, tag: ProposalTag, command: Bytes) {
         self.proposed.insert(tag, command);
+    }
+
+    /// A leader of `term` appended it at `index`.
+    pub fn appended(&mut self, tag: ProposalTag, index: LogIndex, term: Term) {
+        self.places.insert(tag, (index, term));
+    }
+
+    /// The run is over: how many appended proposals have another term's entry at their place in
+    /// `log`, which everyone applied, from index 1.
+    ///
+    /// # Errors
+    /// One of them was acknowledged.
+    pub fn overwritten(&self, log: &[LogEntry]) -> Result<usize, Violation> {
+        let mut overwritten = 0;
+        for (tag, &(index, term)) in &self.places {
+            let entry = log.get(index.prev().get() as usize);
+            if entry.is_some_and(|entry| entry.term != term) {
+                overwritten += 1;
+                if let Some(Answer::Applied(_)) = self.answers.get(tag) {
+                    let what = format!("#{tag} was overwritten at {index} and acknowledged");
+                    return Err(Violation::new("acknowledged once", what));
+                }
+            }
+        }
+        Ok(overwritten)
     }
 
     /// The client is answered.

@@ -30,8 +30,8 @@ pub struct Counts {
     pub crashes: usize,
     /// Changes of membership that took effect.
     pub changes: usize,
-    /// Proposals known to be superseded.
-    pub superseded: usize,
+    /// Proposals that were appended, and whose place another leader's entry took.
+    pub overwritten: usize,
     /// Durable entries read for slow followers.
     pub fetches: usize,
 }
@@ -45,7 +45,7 @@ impl Counts {
         self.reads += other.reads;
         self.crashes += other.crashes;
         self.changes += other.changes;
-        self.superseded += other.superseded;
+        self.overwritten += other.overwritten;
         self.fetches += other.fetches;
     }
 }

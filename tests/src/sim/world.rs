@@ -186,10 +186,7 @@ impl World {
         for (tag, how) in undecided {
             self.history.note(format_args!("n{node} #{tag} {how:?}"));
             let answer = match how {
-                Undecided::Superseded => {
-                    self.history.counts.superseded += 1;
-                    Answer::Never
-                }
+                Undecided::Superseded => Answer::Never,
                 Undecided::Unknown => Answer::Unknown,
             };
             self.answer(tag, answer)?;
@@ -285,12 +282,16 @@ impl World {
         command.resize(command.len() + size, b'.');
         let command = Bytes::from(command);
         self.history.proposals.proposed(tag, command.clone());
-        let last = replica.status().last;
+        let status = replica.status();
+        let last = status.last;
         match replica.propose(encode_commands(&[command]), tag) {
             Ok(()) if self.sabotage == Some(Sabotage::AnswerOnSubmit) => {
                 self.answer_client(tag, Answer::Applied(last.next()))
             }
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.history.proposals.appended(tag, last.next(), status.term);
+                Ok(())
+            }
             Err(refused) => self.answer_client(refused.waiter, Answer::Never),
         }
     }
@@ -444,6 +445,7 @@ impl World {
     fn finish(&mut self) -> Result<(), Violation> {
         let log = self.history.applied.entries();
         self.history.proposals.finish(log)?;
+        self.history.counts.overwritten = self.history.proposals.overwritten(log)?;
         let hash = self.history.applied.hash(log.len());
         self.history.note(format_args!("state {hash}"));
         Ok(())
