@@ -6,8 +6,8 @@ use bytes::Bytes;
 use polyraft::{GroupHandle, GroupId, LogIndex, NodeId, ReplicaId, Term};
 use polyraft_core::entry::{Configuration, EntryKind, LogEntry, Member};
 use polyraft_core::ports::{GroupAppend, GroupIdentity, LogStore};
-use polyraft_storage::journal::Journal;
 use polyraft_storage::LogTable;
+use polyraft_storage::journal::Journal;
 use polyraft_storage::{Storage, StorageOptions};
 use tokio::task::JoinSet;
 
