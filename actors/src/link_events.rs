@@ -10,7 +10,8 @@
 //! a stop on the way. It keeps no state but when heartbeats were last seen.
 //!
 //! Promise: order within (peer, group, lane) is kept. A group whose mailbox is full loses messages,
-//! as a network may, and Raft repeats them; a proposal that finds its batcher full is answered.
+//! as a network may, and Raft repeats them; a proposal that finds its batcher full, or its group
+//! between two lives, is answered at once: nobody waits for what nobody has.
 //! Not here: who the sender is (`polyraft-transport` has authenticated it), and whether a message is
 //! acceptable (`polyraft_core::validate`).
 
@@ -27,7 +28,7 @@ use polyraft_core::wire;
 
 use crate::batcher::{ForwardOutcome, Forwarded};
 use crate::clock::Clock;
-use crate::directory::{Directory, GroupAddrs};
+use crate::directory::{Directory, GroupCell};
 use crate::group::PeerMessages;
 use crate::mailbox::{ActorKind, Offer, deliver_fact, offer};
 use crate::peer_link::{Connection, SendEnvelopes, Writable};
@@ -85,10 +86,10 @@ impl LinkEvents {
             let asked = !matches!(envelope.body, Body::UnknownGroup);
             return asked.then(|| reply(&envelope, from, Body::UnknownGroup));
         };
-        let addrs = cell.addrs()?;
         match &envelope.body {
-            Body::Forward(forward) => self.deliver_forward(from, &addrs, &envelope, forward),
+            Body::Forward(forward) => self.deliver_forward(from, &cell, &envelope, forward),
             Body::ForwardReply(ForwardReply { request_id, results }) => {
+                let addrs = cell.addrs()?; // Those who asked died with their batcher.
                 for outcome in results.iter().cloned() {
                     let message = ForwardOutcome { request_id: *request_id, outcome };
                     let _ = offer(&addrs.batcher, ActorKind::Batcher, message);
@@ -104,21 +105,28 @@ impl LinkEvents {
         }
     }
 
-    /// Hands a proposal to its batcher; one that has no room says so, since nothing was proposed.
+    /// Hands a proposal to its batcher, or says why nothing was proposed. A group without actors
+    /// leads nothing, and is asked again once it does.
     fn deliver_forward(
         &self,
         from: NodeId,
-        addrs: &GroupAddrs,
+        cell: &GroupCell,
         envelope: &Envelope,
         forward: &Forward,
     ) -> Option<Envelope> {
-        let message = Forwarded { peer: from, from: envelope.from, forward: forward.clone() };
-        if offer(&addrs.batcher, ActorKind::Batcher, message) == Offer::Queued {
-            return None;
-        }
-        let what = "the leader's batcher";
-        let refused = Err(ProposeError::Overloaded { group: envelope.group, what });
-        let results = vec![refused; forward.units.len()];
+        let group = envelope.group;
+        let offered = cell.addrs().map_or(Offer::Closed, |addrs| {
+            let message = Forwarded { peer: from, from: envelope.from, forward: forward.clone() };
+            offer(&addrs.batcher, ActorKind::Batcher, message)
+        });
+        let refusal = match offered {
+            Offer::Queued => return None,
+            Offer::Dropped => ProposeError::Overloaded { group, what: "the leader's batcher" },
+            Offer::Closed => {
+                ProposeError::NotLeader { group, term: cell.status().term, leader: None }
+            }
+        };
+        let results = vec![Err(refusal); forward.units.len()];
         let body = ForwardReply { request_id: forward.request_id, results };
         Some(reply(envelope, from, Body::ForwardReply(body)))
     }
@@ -173,5 +181,60 @@ impl TransportEvents for LinkEvents {
         if let Some(link) = self.directory.link(peer) {
             deliver_fact(&link, Connection { up: false });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use polyraft_core::entry::Configuration;
+    use polyraft_core::ids::{ReplicaId, Term};
+    use polyraft_core::ports::GroupIdentity;
+
+    use super::*;
+    use crate::clock::VirtualClock;
+    use crate::group_life::initial_status;
+    use crate::testing::unit;
+
+    const GROUP: GroupId = GroupId::new(1);
+    const PEER: NodeId = NodeId::new(2);
+
+    /// A node with one group, which is between two lives.
+    fn restarting() -> LinkEvents {
+        let directory = Arc::new(Directory::default());
+        let identity = GroupIdentity { name: "g".into(), replica: ReplicaId::new(101) };
+        let status = initial_status(GROUP, &identity, Configuration::default());
+        directory.insert_group(GROUP, status);
+        LinkEvents::new(NodeId::new(1), directory, Arc::new(VirtualClock::start(0)))
+    }
+
+    fn from_peer(body: Body) -> Envelope {
+        let (from, to) = (ReplicaId::new(102), ReplicaId::new(101));
+        Envelope { group: GROUP, from, to, to_node: NodeId::new(1), body }
+    }
+
+    #[test]
+    fn a_proposal_for_a_group_between_two_lives_is_refused_at_once() {
+        let units = vec![unit(false, &["a"]), unit(false, &["b"])];
+        let forward = Forward { request_id: 7, units, timeout: Duration::from_secs(1) };
+        let answer = restarting().deliver_request(PEER, from_peer(Body::Forward(forward)));
+        let refused =
+            Err(ProposeError::NotLeader { group: GROUP, term: Term::default(), leader: None });
+        let results = vec![refused.clone(), refused];
+        let expected = Envelope {
+            group: GROUP,
+            from: ReplicaId::new(101),
+            to: ReplicaId::new(102),
+            to_node: PEER,
+            body: Body::ForwardReply(ForwardReply { request_id: 7, results }),
+        };
+        assert_eq!(answer, Some(expected));
+    }
+
+    #[test]
+    fn an_answer_whose_asker_is_gone_is_answered_by_nothing() {
+        let answer = Body::ForwardReply(ForwardReply { request_id: 7, results: Vec::new() });
+        assert_eq!(restarting().deliver_request(PEER, from_peer(answer)), None);
     }
 }

@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod actor_kill;
 pub mod cluster;
 pub mod conformance;
 pub mod host;

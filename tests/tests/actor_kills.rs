@@ -12,8 +12,8 @@ use bytes::Bytes;
 use polyraft::{GroupEvent, GroupHandle, GroupId, Health, NodeId, ProposeError};
 use polyraft_actors::guard::{Kill, KillMode};
 use polyraft_actors::mailbox::ActorKind;
-use polyraft_actors::node_parts::NodeParts;
 use polyraft_storage::memory::{FailedCommit, MemoryTable};
+use polyraft_tests::actor_kill::{KINDS, is_whole, kill};
 use polyraft_tests::cluster::{Cluster, DEADLINE, Machines, Shape, wait_until};
 use polyraft_tests::ledger::{Ledger, Outcomes, command, counts};
 use polyraft_tests::memory_node::{
@@ -22,55 +22,6 @@ use polyraft_tests::memory_node::{
 
 const KILLS_PER_KIND: u64 = 10;
 const PROPOSERS: u64 = 4;
-const KINDS: [ActorKind; 9] = [
-    ActorKind::Group,
-    ActorKind::Batcher,
-    ActorKind::Applier,
-    ActorKind::LogWriter,
-    ActorKind::StateFlusher,
-    ActorKind::Tick,
-    ActorKind::PeerLink,
-    ActorKind::Supervisor,
-    ActorKind::Watchdog,
-];
-
-/// Kills one actor of a node; returns whether it is gone, or `None` if it was not there to kill.
-fn kill(parts: &NodeParts, kind: ActorKind, mode: KillMode) -> Option<Box<dyn Fn() -> bool>> {
-    macro_rules! end {
-        ($addr:expr) => {{
-            let addr = $addr;
-            addr.try_send(Kill { mode }).ok()?;
-            Some(Box::new(move || !addr.connected()))
-        }};
-    }
-    let group = || parts.directory.group(GroupId::new(1)).and_then(|cell| cell.addrs());
-    match kind {
-        ActorKind::Group => end!(group()?.group.clone()),
-        ActorKind::Batcher => end!(group()?.batcher.clone()),
-        ActorKind::Applier => end!(group()?.applier.clone()),
-        ActorKind::LogWriter => end!(parts.actors()?.log_writer),
-        ActorKind::StateFlusher => end!(parts.actors()?.flusher),
-        ActorKind::Tick => end!(parts.actors()?.tick),
-        ActorKind::PeerLink => end!(parts.directory.links().into_iter().next()?.1),
-        ActorKind::Supervisor => end!(parts.supervisor()?),
-        ActorKind::Watchdog => end!(parts.watchdog()?.0),
-    }
-}
-
-/// Whether every actor of a node runs.
-fn is_whole(parts: &NodeParts) -> bool {
-    let cells = parts.directory.groups();
-    let groups = cells.iter().all(|(_, cell)| {
-        cell.addrs()
-            .is_some_and(|a| a.group.connected() && a.batcher.connected() && a.applier.connected())
-    });
-    let actors = parts
-        .actors()
-        .is_some_and(|a| a.log_writer.connected() && a.flusher.connected() && a.tick.connected());
-    let links = parts.directory.links().iter().all(|(_, link)| link.connected());
-    let watchdog = parts.watchdog().is_some_and(|(watchdog, _)| watchdog.connected());
-    groups && actors && links && watchdog && parts.supervisor().is_some_and(|s| s.connected())
-}
 
 /// Numbers proposed through every node, and what became of them.
 struct Load {

@@ -37,6 +37,8 @@ use super::tie_break::{Origin, are_simultaneous, supersedes};
 /// How long the loser of two dials at once is read before it is closed. The peer stops sending on it
 /// as soon as it has seen the winner, which has been established on this side already.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Connections that are emptied at once: a peer that dials over and over must not gather more.
+const DRAINING_MAX: usize = 4;
 /// What the higher node of a pair waits longer before it dials.
 const HEAD_START: Duration = DELAY_MIN;
 
@@ -200,10 +202,10 @@ impl PeerTask {
                 // The peer may have used it before it saw the other.
                 let live = Arc::new(Live::new(candidate.connection, candidate.version));
                 let lanes = self.open_lanes(&live, candidate.sends, candidate.receives);
-                return self.draining.push_back(Draining::new(live, lanes));
+                return self.drain(live, lanes).await;
             }
             if is_tie {
-                return self.take_over(candidate);
+                return self.take_over(candidate).await;
             }
         }
         self.retire(CloseCode::Duplicate, "another takes its place").await;
@@ -215,9 +217,9 @@ impl PeerTask {
 
     /// Sends on the candidate from now on, and lets what is on its way on the other arrive: for
     /// everyone above, the link stays up.
-    fn take_over(&mut self, candidate: Candidate) {
+    async fn take_over(&mut self, candidate: Candidate) {
         let before = self.current.take().expect("a candidate takes over from another connection");
-        self.draining.push_back(Draining::new(before.live, before.lanes));
+        self.drain(before.live, before.lanes).await;
         // A lane that was full on the other connection has room on this one.
         self.adopt(candidate, |events, peer| {
             Lane::ALL.into_iter().for_each(|lane| events.on_writable(peer, lane));
@@ -263,6 +265,14 @@ impl PeerTask {
             lanes.spawn(task.read(receive));
         }
         lanes
+    }
+
+    /// Lets what is on its way on a connection arrive, for a while.
+    async fn drain(&mut self, live: Arc<Live>, lanes: JoinSet<LaneEnd>) {
+        if self.draining.len() >= DRAINING_MAX {
+            self.end_first_drain().await;
+        }
+        self.draining.push_back(Draining::new(live, lanes));
     }
 
     async fn end_first_drain(&mut self) {

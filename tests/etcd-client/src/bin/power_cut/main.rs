@@ -7,9 +7,9 @@
 //! load → cut the disks → kill → remount → start → serve, progress → … → verify
 //! ```
 //!
-//! `--control eatmydata` is the negative control: nodes run under a command that makes their syncs do
-//! nothing, and the run succeeds only if acknowledged writes are lost. Needs root, loop devices and
-//! `mkfs.ext4`.
+//! `--control eatmydata` is the negative control: nodes start once as they are, so that their data
+//! directories are durable, then run under a command that makes their syncs do nothing, and the run
+//! succeeds only if acknowledged writes are lost. Needs root, loop devices and `mkfs.ext4`.
 
 mod disk;
 
@@ -92,6 +92,9 @@ async fn run() -> Result<bool, Box<dyn Error>> {
     std::fs::create_dir_all(&dir)?;
     let mut rig = Rig::prepare(&options, &dir)?;
     rig.cluster.start_all().await?;
+    if let Some(control) = &options.control {
+        rig.run_under(control).await?;
+    }
     let (mut counts, began) = (Counts::default(), Instant::now());
     let mut verdict = Verdict::default();
     while counts.cycles < options.cycles && verdict.violations.is_empty() {
@@ -130,10 +133,7 @@ struct Rig {
 
 impl Rig {
     fn prepare(options: &Options, dir: &Path) -> Result<Self, Box<dyn Error>> {
-        let mut cluster = Cluster::prepare(&std::path::absolute(&options.binary)?, dir, &[1])?;
-        if let Some(control) = &options.control {
-            cluster.run_under(control.clone());
-        }
+        let cluster = Cluster::prepare(&std::path::absolute(&options.binary)?, dir, &[1])?;
         let mut disks = Vec::new();
         for at in 0..3 {
             let image = dir.join(format!("disk-{}", at + 1));
@@ -141,6 +141,13 @@ impl Rig {
         }
         let (ledger, dice) = (dir.join("ledger"), Dice::new(options.seed));
         Ok(Self { cluster, disks, ledger, dice })
+    }
+
+    /// Starts every node again, from now on under a command.
+    async fn run_under(&mut self, control: &str) -> Result<(), Box<dyn Error>> {
+        (0..3).try_for_each(|at| self.cluster.kill(at))?;
+        self.cluster.run_under(control.to_owned());
+        Ok(self.cluster.start_all().await?)
     }
 
     /// Runs a load over some cuts, then compares the cluster with everything acknowledged so far.
