@@ -209,12 +209,14 @@ fn fill_for_a_while(disk: MemoryTable) {
     });
 }
 
-/// Whether every replica is served, or says why not.
+/// Whether every replica is served, or says why not. An entry that no machine can apply faults every
+/// replica that knows it to be committed: a majority, beyond which nobody can tell the others.
 fn is_settled(cluster: &MemoryCluster, group: GroupId, poisons: bool) -> bool {
-    cluster.nodes.iter().all(|node| {
-        let health = node.status(group).expect("the test created it").health;
-        (health == Health::Healthy && !poisons) || matches!(health, Health::Faulted(_))
-    })
+    let health = |node: &MemoryNode| node.status(group).expect("the test created it").health;
+    let is_faulted = |node: &&MemoryNode| matches!(health(node), Health::Faulted(_));
+    let is_served = |node: &MemoryNode| health(node) == Health::Healthy || is_faulted(&node);
+    let faulted = cluster.nodes.iter().filter(is_faulted).count();
+    if poisons { faulted > cluster.nodes.len() / 2 } else { cluster.nodes.iter().all(is_served) }
 }
 
 /// One injection: nothing hangs, whatever was acknowledged stays, and who does not serve says so.
@@ -272,13 +274,16 @@ async fn injected(step: Step, supervisor_dies: bool) {
             continue;
         }
         let answer = node.read_stale(GROUP, Bytes::new(), seconds(5)).await;
-        outcomes.check_prefix(&counts(&answer.expect("a healthy group answers")));
+        match answer {
+            Ok(rows) => outcomes.check_prefix(&counts(&rows)),
+            // It may be about to hear of the entry that no machine can apply.
+            Err(error) => assert!(poisons, "{step:?}: a healthy group does not answer: {error}"),
+        }
     }
     let acknowledged = outcomes.acknowledged.len();
     if poisons {
         assert!(acknowledged >= 20, "{step:?}: {acknowledged}");
-        let faulted = |n: &MemoryNode| n.status(GROUP).map(|s| s.health) != Some(Health::Healthy);
-        assert!(cluster.nodes.iter().all(faulted), "{step:?}: the same entry faults every replica");
+        assert!(!outcomes.acknowledged.contains(&POISON), "{step:?}: nobody could apply it");
     } else {
         assert!(acknowledged > 50, "{step:?}: the others took over, {acknowledged}");
     }
