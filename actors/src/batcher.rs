@@ -264,7 +264,7 @@ impl Batcher {
         let mut envelopes = Vec::new();
         while self.forwards.len() < FORWARDS_MAX {
             let Some(cut) = self.batcher.poll(now, self.ports.clock.wall_ms()) else { break };
-            self.batcher.on_decided(); // Forwards are bounded by their own table.
+            self.batcher.on_decided(now); // Forwards are bounded by their own table.
             let batch = batch::decode(cut.batch).expect("it was encoded here");
             for (unit, (waiter, _)) in batch.units.into_iter().zip(cut.waiters) {
                 envelopes.extend(self.forward(now, leader, unit, waiter));
@@ -493,7 +493,8 @@ impl Handler<BatchDecided> for Batcher {
     type Result = ();
 
     fn handle(&mut self, _: BatchDecided, ctx: &mut Self::Context) {
-        self.batcher.on_decided();
+        let now = self.now();
+        self.batcher.on_decided(now);
         self.touched(ctx);
     }
 }

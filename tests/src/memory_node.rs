@@ -32,7 +32,7 @@ use polyraft_actors::proposal::UnitReply;
 use polyraft_actors::spawner::{ArbiterSpawner, LocalSpawner, Spawner};
 use polyraft_actors::state_flusher::StateFlusherConfig;
 use polyraft_actors::supervisor::{CreateAndStart, start_supervisor};
-use polyraft_actors::workers::{LocalWorkers, ThreadWorkers, Workers};
+use polyraft_actors::workers::{Job, LocalWorkers, ThreadWorkers, Workers};
 use polyraft_core::batch::Unit;
 use polyraft_core::batch_config::BatchConfig;
 use polyraft_core::compaction::Retention;
@@ -86,6 +86,8 @@ pub struct MemoryOptions {
     pub settings: NodeSettings,
     /// The network between every two nodes.
     pub weather: NetworkWeather,
+    /// How much virtual time a slice of entries takes to apply. Only with [`Threads::One`].
+    pub slice_takes: Duration,
     /// Makes the state machine of a group on a node.
     pub machine: Arc<dyn Fn(NodeId, GroupId) -> Box<dyn polyraft::StateMachine> + Send + Sync>,
     /// Sees every frame: sender, receiver, lane, bytes.
@@ -103,6 +105,7 @@ impl MemoryOptions {
             threads,
             settings: settings(Duration::from_millis(20), 5, 50),
             weather: NetworkWeather::default(),
+            slice_takes: Duration::ZERO,
             machine: Arc::new(|_, _| Box::new(Ledger::default())),
             observe: Arc::new(|_, _, _, _| {}),
         }
@@ -385,7 +388,7 @@ impl MemoryNode {
         };
         let events = Arc::new(LinkEvents::new(id, directory.clone(), clock.clone()));
         let transport = transport(id, network, options, events, entropy.next_u64());
-        let (spawner, workers) = threads(options.threads);
+        let (spawner, workers) = threads(options);
         let parts = Arc::new(NodeParts {
             node: id,
             peers: ids.iter().copied().filter(|peer| *peer != id).collect(),
@@ -581,13 +584,34 @@ fn transport(
     Arc::new(LossyTransport::new(inner, options.weather, seed, observe))
 }
 
-fn threads(threads: Threads) -> (Arc<dyn Spawner>, Arc<dyn Workers>) {
-    match threads {
-        Threads::One => (Arc::new(LocalSpawner::current()), Arc::new(LocalWorkers::current())),
+fn threads(options: &MemoryOptions) -> (Arc<dyn Spawner>, Arc<dyn Workers>) {
+    match options.threads {
+        Threads::One if options.slice_takes.is_zero() => {
+            (Arc::new(LocalSpawner::current()), Arc::new(LocalWorkers::current()))
+        }
+        Threads::One => {
+            (Arc::new(LocalSpawner::current()), Arc::new(SlowWorkers(options.slice_takes)))
+        }
         Threads::Own => {
             (Arc::new(ArbiterSpawner::new(2).expect("a runtime")), Arc::new(ThreadWorkers::new(16)))
         }
     }
+}
+
+/// Runs each job after so much virtual time: a slow machine that leaves its thread to others.
+struct SlowWorkers(Duration);
+
+impl Workers for SlowWorkers {
+    fn run(&self, job: Job) {
+        let takes = self.0;
+        actix::spawn(async move {
+            tokio::time::sleep(takes).await;
+            job();
+        });
+    }
+
+    /// Nothing: jobs end with their arbiter.
+    fn stop(&self) {}
 }
 
 /// A journal over the disks, anew in each life of the log writer.

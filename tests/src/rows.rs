@@ -15,6 +15,7 @@ mod heartbeats;
 mod lanes;
 mod load;
 mod meters;
+mod priorities;
 pub mod probe;
 mod queues;
 pub mod report;
@@ -56,6 +57,11 @@ macro_rules! row {
 /// Every row.
 pub const ROWS: &[Row] = &[
     row!("TK-1", "tick jitter p99.9 < 5 ms at full load", heartbeats::tk_1),
+    row!(
+        "TK-1-policies",
+        "TK-1 by the scheduling policy of the tick's thread",
+        priorities::tk_1_policies
+    ),
     row!("TK-2", "heartbeat intervals of 150 ± 15 ms", heartbeats::tk_2),
     row!("TK-3", "heartbeats while each apply batch sleeps 500 ms", heartbeats::tk_3),
     row!("TK-4", "heartbeats while each sync takes 1 s", heartbeats::tk_4),

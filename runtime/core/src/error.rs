@@ -20,7 +20,8 @@ pub enum ProposeError {
         /// The leader's node as known here.
         leader: Option<NodeId>,
     },
-    /// Not proposed: a queue is full. Retry after a pause.
+    /// Not proposed: a queue is full, or holds more than is expected to be applied in half of the
+    /// deadline. Retry after a pause.
     #[error("group {group}: overloaded, {what} is full")]
     Overloaded {
         /// The group.

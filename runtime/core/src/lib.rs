@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admission;
 mod append_window;
 pub mod apply_queue;
 pub mod batch;

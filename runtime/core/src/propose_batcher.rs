@@ -10,6 +10,10 @@
 //! and under load batches form by themselves while an earlier one is being replicated. Up to
 //! `in_flight_max` batches are pipelined (BP-11).
 //!
+//! Under overload no more is queued than is expected to be decided in time (`admission`), and
+//! the linger cuts no more than the batch behind the one being decided: there is company for all, and
+//! small batches would only cost the others time.
+//!
 //! Promise: every waiter that was pushed comes back exactly once: refused by `push`, within a
 //! `Cut`, from `expire`, or from `fail_all` and `stop` (BP-9). A unit whose deadline has passed is
 //! never cut (BP-10). A unit is never split over two entries, and never larger than an entry (BP-16).
@@ -25,6 +29,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::admission::{Admission, Oldest};
 use crate::batch::{self, BATCH_OVERHEAD_BYTES_MAX, Unit};
 use crate::batch_config::{BatchConfig, BatchConfigError};
 use crate::limits::{BATCH_COMMANDS_MAX, COMMAND_BYTES_MAX, ENTRY_BYTES_MAX};
@@ -40,6 +45,8 @@ pub struct ProposeBatcher<W> {
     queue: VecDeque<Queued<W>>,
     /// Expired, found while cutting; `expire` hands them back.
     expired: Vec<W>,
+    /// What the batches in flight say of how long the next one will take.
+    admission: Admission,
     /// No queued unit expires before this.
     earliest_deadline: Option<Moment>,
     /// The next scan for expired units is not before this.
@@ -151,6 +158,13 @@ pub enum RefuseReason {
         /// The limit.
         max: usize,
     },
+    /// What is ahead, in the queue and in flight, is expected to take more than half of the unit's
+    /// deadline. Retry after a pause.
+    #[error("{ahead} commands are ahead, too many for the deadline")]
+    Congested {
+        /// Commands queued and in flight.
+        ahead: usize,
+    },
     /// The deadline had passed already.
     #[error("the deadline had passed before the unit was queued")]
     Expired,
@@ -201,6 +215,7 @@ impl<W> ProposeBatcher<W> {
             config,
             queue: VecDeque::new(),
             expired: Vec::new(),
+            admission: Admission::default(),
             earliest_deadline: None,
             sweep_not_before: Moment::START,
             time_ms: 0,
@@ -265,15 +280,16 @@ impl<W> ProposeBatcher<W> {
     /// it is below.
     pub fn poll(&mut self, now: Moment, time_ms: u64) -> Option<Cut<W>> {
         self.drop_expired_front(now);
-        let oldest = self.queue.front()?.pushed;
-        let reason = self.due(now, oldest)?;
+        let Queued { pushed, deadline, .. } = *self.queue.front()?;
+        let reason = self.due(now, pushed)?;
         let taken = self.take(now, reason);
         self.time_ms = self.time_ms.max(time_ms);
         let batch = batch::encode(self.time_ms, taken.iter().map(|queued| &queued.unit));
-        let waited = now.since(oldest);
+        let waited = now.since(pushed);
         let waiters: Vec<_> =
             taken.into_iter().map(|queued| (queued.waiter, queued.unit.commands.len())).collect();
         let commands = waiters.iter().map(|(_, commands)| commands).sum();
+        self.admission.on_cut(now, commands, Oldest { pushed, deadline });
         self.record_cut(&batch, commands, waiters.len(), reason, waited);
         Some(Cut { batch, commands, waiters, reason, waited })
     }
@@ -287,19 +303,22 @@ impl<W> ProposeBatcher<W> {
         let sweep = self.earliest_deadline.map(|deadline| deadline.max(self.sweep_not_before));
         let flush = self.queue.front().and_then(|oldest| match self.due(now, oldest.pushed) {
             Some(_) => Some(now),
-            None if self.has_credit() => Some(oldest.pushed.after(self.config.linger)),
+            None if self.has_credit() && !self.is_patient() => {
+                Some(oldest.pushed.after(self.config.linger))
+            }
             None => None,
         });
         earlier(sweep, flush).map(|wake| wake.max(now))
     }
 
-    /// One batch that was cut has come to an end, whichever.
+    /// One batch that was cut has come to an end, whichever; usually the earliest.
     ///
     /// # Panics
     /// If none was in flight.
-    pub fn on_decided(&mut self) {
+    pub fn on_decided(&mut self, now: Moment) {
         assert!(self.stats.in_flight > 0, "a decided batch was in flight");
         self.stats.in_flight -= 1;
+        self.admission.on_decided(now);
     }
 
     /// Hands back the waiters whose deadline has passed, oldest first. Their units are never cut.
@@ -354,6 +373,10 @@ impl<W> ProposeBatcher<W> {
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Err(RefuseReason::Expired);
         }
+        let queued = self.stats.pending_commands;
+        if !self.admission.admits(now, deadline, queued) {
+            return Err(RefuseReason::Congested { ahead: self.admission.ahead(queued) });
+        }
         if self.queue.is_empty() {
             return Ok(encoded_bytes);
         }
@@ -370,6 +393,11 @@ impl<W> ProposeBatcher<W> {
 
     fn has_credit(&self) -> bool {
         self.stats.in_flight < self.config.in_flight_max
+    }
+
+    /// Whether what is under way keeps the group busy for long: no batch is cut because it lingered.
+    fn is_patient(&self) -> bool {
+        self.admission.is_congested() && self.stats.in_flight > 1
     }
 
     /// Why the oldest unit's batch is due now, if it is.
@@ -389,7 +417,8 @@ impl<W> ProposeBatcher<W> {
         if self.stats.in_flight == 0 {
             return Some(FlushReason::Idle);
         }
-        (now.since(oldest) >= self.config.linger).then_some(FlushReason::Linger)
+        let lingered = now.since(oldest) >= self.config.linger;
+        (lingered && !self.is_patient()).then_some(FlushReason::Linger)
     }
 
     /// Takes units for one batch: the first, and more while they fit.

@@ -91,7 +91,7 @@ fn in_flight_is_bounded() {
     push(&mut batcher, at(1), 2);
     assert!(batcher.poll(at(9_000), 1).is_none(), "two are in flight");
     assert_eq!(batcher.next_wake(at(9_000)), None, "only a decision helps");
-    batcher.on_decided();
+    batcher.on_decided(at(9_000));
     assert!(batcher.poll(at(9_000), 1).is_some());
     assert_eq!(batcher.stats().in_flight, 2);
 }
@@ -117,7 +117,7 @@ fn a_unit_is_never_split() {
     batcher.push(at(1), unit(5, 1), None, 2).expect("room");
     let first = batcher.poll(at(1), 1).expect("count");
     assert_eq!(ids(&first), [1]);
-    batcher.on_decided();
+    batcher.on_decided(at(1));
     let second = batcher.poll(at(1), 1).expect("count");
     assert_eq!((second.waiters, second.commands), (vec![(2, 5)], 5));
 }
@@ -132,7 +132,7 @@ fn expired_units_are_never_cut() {
     }
     assert_eq!(batcher.next_wake(at(1)), Some(at(50)));
     assert_eq!(batcher.expire(at(49)), []);
-    batcher.on_decided();
+    batcher.on_decided(at(50));
     let cut = batcher.poll(at(50), 1).expect("idle");
     assert_eq!(ids(&cut), [2, 4]);
     assert_eq!(batcher.next_wake(at(50)), Some(at(50)), "two waiters are to be told");
@@ -195,7 +195,7 @@ fn time_never_falls() {
         batcher.raise_time(raise);
         push(&mut batcher, at(0), 0);
         let cut = batcher.poll(at(0), clock).expect("idle");
-        batcher.on_decided();
+        batcher.on_decided(at(0));
         batch::decode(cut.batch).expect("valid").time_ms
     };
     assert_eq!([stamp(0, 100), stamp(0, 50), stamp(0, 101), stamp(200, 102)], [100, 100, 101, 200]);
@@ -259,7 +259,7 @@ impl Ledger {
                 self.pushed += 1;
             }
             Op::Poll => self.poll(batcher, *now),
-            Op::Decide if batcher.stats().in_flight > 0 => batcher.on_decided(),
+            Op::Decide if batcher.stats().in_flight > 0 => batcher.on_decided(*now),
             Op::Decide => {}
             Op::Expire => self.back.extend(batcher.expire(*now)),
             Op::Advance(micros) => *now = now.after(Duration::from_micros(micros)),
@@ -359,14 +359,14 @@ fn a_decided_batch_lets_the_next_go_without_lingering() {
     let mut batcher = busy(BatchConfig::default());
     push(&mut batcher, at(1), 1);
     assert!(batcher.poll(at(2), 1).is_none());
-    batcher.on_decided();
+    batcher.on_decided(at(2));
     assert_eq!(batcher.poll(at(2), 1).map(|cut| cut.reason), Some(FlushReason::Idle));
 }
 
 #[test]
 #[should_panic(expected = "was in flight")]
 fn deciding_what_was_never_cut_is_a_bug() {
-    batcher(BatchConfig::default()).on_decided();
+    batcher(BatchConfig::default()).on_decided(at(0));
 }
 
 #[test]
@@ -460,6 +460,7 @@ fn refusals_say_what_is_allowed() {
         RefuseReason::TooLarge { bytes: 9, max: 8 },
         RefuseReason::QueueCommandsFull { max: 8 },
         RefuseReason::QueueBytesFull { max: 256 },
+        RefuseReason::Congested { ahead: 7 },
         RefuseReason::Expired,
         RefuseReason::Stopped,
     ]
@@ -469,6 +470,7 @@ fn refusals_say_what_is_allowed() {
         "9 bytes; at most 8 are allowed",
         "the propose queue is full: 8 commands",
         "the propose queue is full: 256 bytes",
+        "7 commands are ahead, too many for the deadline",
         "the deadline had passed before the unit was queued",
         "the batcher is stopped",
     ];
@@ -482,4 +484,43 @@ fn a_raised_time_never_lowers_the_clock() {
     push(&mut batcher, at(0), 1);
     let cut = batcher.poll(at(0), 100).expect("idle");
     assert_eq!(batch::decode(cut.batch).expect("valid").time_ms, 100);
+}
+
+/// A batcher behind a machine that takes 10 ms for a command and was offered ten times as many: the
+/// first batches of 100 took a second each, and the third was late. At three seconds.
+fn congested() -> Batcher {
+    let mut batcher = batcher(BatchConfig::default());
+    for id in 0..8 {
+        let deadline = Some(at(4_000_000));
+        batcher.push(at(0), unit(100, 1), deadline, id).expect("room");
+        assert!(batcher.poll(at(0), 1).is_some());
+    }
+    (1..=3).for_each(|second| batcher.on_decided(at(1_000_000 * second)));
+    batcher
+}
+
+/// Goal: overload is refused before it is queued, and says so (BP-10). Method: a unit that 500
+/// commands are ahead of, each taking nearly 10 ms, with deadlines of 4 s and of an hour.
+#[test]
+fn what_cannot_be_decided_in_time_is_refused() {
+    let mut batcher = congested();
+    let now = at(3_000_000);
+    let refused = batcher.push(now, unit(1, 1), Some(at(7_000_000)), 9).expect_err("too much");
+    let reason = RefuseReason::Congested { ahead: 500 };
+    assert_eq!(refused, Refused { waiter: 9, reason });
+    assert_eq!(batcher.stats().refused_units, 1);
+    batcher.push(now, unit(1, 1), Some(at(3_603_000_000)), 10).expect("there is time");
+    batcher.push(now, unit(1, 1), None, 11).expect("it waits for as long as it takes");
+}
+
+/// Goal: under overload batches are full, not as small as what arrives within a linger. Method: one
+/// unit, with five batches in flight and with one.
+#[test]
+fn congestion_waits_for_company_while_two_batches_are_in_flight() {
+    let mut batcher = congested();
+    batcher.push(at(3_000_000), unit(1, 1), None, 9).expect("it waits for as long as it takes");
+    assert!(batcher.poll(at(3_500_000), 1).is_none());
+    assert_eq!(batcher.next_wake(at(3_500_000)), None, "only a decision helps");
+    (4..=7).for_each(|second| batcher.on_decided(at(1_000_000 * second)));
+    assert_eq!(batcher.poll(at(7_000_000), 1).map(|cut| cut.reason), Some(FlushReason::Linger));
 }

@@ -26,6 +26,8 @@ use crate::machines::weight;
 const STEP: Duration = Duration::from_millis(5);
 /// Batches without an answer, beyond which producers shed.
 const OUTSTANDING_MAX: usize = 4_096;
+/// Least share of what can be applied that is answered `Ok` under overload, in percent.
+const GOODPUT_PERCENT_MIN: u64 = 80;
 /// A caller's pause after a refusal, lest it spins.
 const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 
@@ -51,8 +53,14 @@ pub struct Tally {
     pub overloaded: u64,
     /// Held back by the producers themselves, with too much unanswered.
     pub shed: u64,
-    /// Ended otherwise: deadlines, and what leadership changes leave unknown.
+    /// Waited until their deadline and were never proposed.
+    pub expired: u64,
+    /// Proposed, and without an answer at their deadline.
+    pub timed_out: u64,
+    /// Ended otherwise: what leadership changes leave unknown, say.
     pub failed: u64,
+    /// Applied, by the second in which the answer came.
+    pub applied_by_second: Vec<u64>,
     /// Calls that were applied: how long they took.
     pub latency: Micros,
     took: Duration,
@@ -78,12 +86,12 @@ impl OpenLoad {
                 }
             }
             while let Some(answer) = calls.try_join_next() {
-                tally.add(self.batch, answer.expect("a caller never panics"));
+                tally.add_at(began, self.batch, answer.expect("a caller never panics"));
             }
         }
         tally.took = began.elapsed();
         while let Some(answer) = calls.join_next().await {
-            tally.add(self.batch, answer.expect("a caller never panics"));
+            tally.add_at(began, self.batch, answer.expect("a caller never panics"));
         }
         tally
     }
@@ -112,7 +120,10 @@ impl Default for Tally {
             applied: 0,
             overloaded: 0,
             shed: 0,
+            expired: 0,
+            timed_out: 0,
             failed: 0,
+            applied_by_second: Vec::new(),
             latency: micros(),
             took: Duration::ZERO,
         }
@@ -127,8 +138,20 @@ impl Tally {
                 record(&mut self.latency, took);
             }
             Err(ProposeError::Overloaded { .. }) => self.overloaded += records,
+            Err(ProposeError::Expired { .. }) => self.expired += records,
+            Err(ProposeError::TimedOut { .. }) => self.timed_out += records,
             Err(_) => self.failed += records,
         }
+    }
+
+    fn add_at(&mut self, began: Instant, records: u64, answer: Result<Duration, ProposeError>) {
+        if answer.is_ok() {
+            let second = began.elapsed().as_secs() as usize;
+            let seconds = self.applied_by_second.len().max(second + 1);
+            self.applied_by_second.resize(seconds, 0);
+            self.applied_by_second[second] += records;
+        }
+        self.add(records, answer);
     }
 
     /// Records per second that were applied while the load was offered.
@@ -138,12 +161,28 @@ impl Tally {
 
     /// Adds the figures.
     pub fn report(&self, report: &mut Report) {
-        let Self { offered, applied, overloaded, shed, failed, .. } = self;
+        let Self { offered, applied, overloaded, shed, expired, timed_out, failed, .. } = self;
         let rate = *offered as f64 / self.took.as_secs_f64();
         report.histogram("call to applied", &self.latency);
         report.figure("records offered", format!("{offered} ({rate:.0}/s)"));
         report.figure("records applied", format!("{applied} ({:.0}/s)", self.applied_rate()));
-        report.figure("overloaded, shed, failed", format!("{overloaded}, {shed}, {failed}"));
+        report.figure("overloaded, shed", format!("{overloaded}, {shed}"));
+        let failures = format!("{expired}, {timed_out}, {failed}");
+        report.figure("expired, timed out, failed", failures);
+    }
+
+    /// Adds the condition that most of what a machine can apply, `capacity` records per second, was
+    /// answered `Ok`.
+    pub fn report_goodput(&self, report: &mut Report, capacity: u64) {
+        report.figure("applied in each second", format!("{:?}", self.applied_by_second));
+        let seconds = (self.took.as_secs() as usize).min(self.applied_by_second.len());
+        // What was answered while the load was offered: not the queue that it left behind.
+        let answered: u64 = self.applied_by_second[..seconds].iter().sum();
+        let rate = answered as f64 / self.took.as_secs_f64();
+        let least = capacity * GOODPUT_PERCENT_MIN / 100;
+        let seen = format!("{rate:.0}");
+        let wanted = format!(">= {least}, of {capacity} that can be");
+        report.check("records answered Ok per second", seen, wanted, rate >= least as f64);
     }
 }
 
@@ -198,6 +237,8 @@ pub async fn saturate(
         all.offered += own.offered;
         all.applied += own.applied;
         all.overloaded += own.overloaded;
+        all.expired += own.expired;
+        all.timed_out += own.timed_out;
         all.failed += own.failed;
         all.latency.add(&own.latency).expect("all histograms have the same bounds");
     }

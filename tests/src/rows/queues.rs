@@ -35,6 +35,10 @@ const FLOODERS: u64 = 2_000;
 const PATIENCE: Duration = Duration::from_millis(10);
 /// RT-3: proposals that wait.
 const QUEUED: u64 = 1_000_000;
+/// BP-10: what an entry takes to apply.
+const ENTRY_TAKES: Duration = Duration::from_millis(20);
+/// BP-10: records per second that are applied, in entries of a hundred.
+const APPLIED_RATE: u64 = 5_000;
 /// BP-10: most memory that an overloaded group may take, of three nodes and the callers together.
 const OVERLOAD_BYTES_MAX: u64 = 512 << 20;
 
@@ -277,7 +281,7 @@ async fn attempt(groups: &[GroupHandle], time: Duration) -> u64 {
 pub async fn bp_10(plan: Plan) -> Report {
     let mut cluster = Cluster::start(Shape::new(3, 1)).await;
     for node in cluster.running() {
-        cluster.bench(node, 1).pause_each_entry(Duration::from_millis(20));
+        cluster.bench(node, 1).pause_each_entry(ENTRY_TAKES);
     }
     let group = cluster.leading(1).await.with_deadline(Duration::from_secs(5));
     let terms = Terms::watch(&cluster, [1]);
@@ -293,6 +297,7 @@ pub async fn bp_10(plan: Plan) -> Report {
          deadline of 5 s",
     );
     tally.report(&mut report);
+    tally.report_goodput(&mut report, APPLIED_RATE);
     let overloaded = tally.overloaded;
     report.check("records answered Overloaded", overloaded, "some", overloaded > 0);
     memory.report_bound(&mut report, OVERLOAD_BYTES_MAX);
