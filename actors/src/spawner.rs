@@ -163,7 +163,8 @@ impl ArbiterSpawner {
 }
 
 /// Niceness of the tick's thread, relative to the others: it runs for microseconds at a time, and a
-/// late tick delays every group's heartbeats (TK-1).
+/// late tick delays every group's heartbeats (TK-1). It halves the 90th percentile of lateness at full
+/// load, and does little for the last thousandth (row TK-1-policies).
 #[cfg(target_os = "linux")]
 const TICK_NICE: i32 = -10;
 
