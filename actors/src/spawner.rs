@@ -162,18 +162,24 @@ impl ArbiterSpawner {
     }
 }
 
-/// Niceness of the tick's thread, relative to the others: it runs for microseconds at a time, and a
-/// late tick delays every group's heartbeats (TK-1). It halves the 90th percentile of lateness at full
-/// load, and does little for the last thousandth (row TK-1-policies).
-#[cfg(target_os = "linux")]
-const TICK_NICE: i32 = -10;
-
-/// Raises the current thread's priority, where the process may (`CAP_SYS_NICE`, `LimitNICE=`).
-/// Elsewhere than on Linux, niceness is a process's and not a thread's.
+/// Puts the current thread before all that are not of real time, where the process may
+/// (`CAP_SYS_NICE`, `LimitRTPRIO=`): the tick runs for microseconds at a time, and a late one delays
+/// every group's heartbeats. With all cores busy it takes the last thousandth of lateness from 21 ms to
+/// a third (row TK-1).
 fn go_first() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::nice(TICK_NICE) {
-        tracing::debug!(%error, "the tick's thread keeps its priority");
+    #[cfg(unix)]
+    {
+        use thread_priority::unix::{
+            RealtimeThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy,
+            thread_native_id,
+        };
+        let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
+        let lowest = thread_priority::ThreadPriority::from_posix(thread_priority::ScheduleParams {
+            sched_priority: 1,
+        });
+        if let Err(error) = set_thread_priority_and_policy(thread_native_id(), lowest, policy) {
+            tracing::debug!(%error, "the tick's thread keeps its priority");
+        }
     }
 }
 

@@ -259,7 +259,8 @@ async fn injected(step: Step, supervisor_dies: bool) {
         // Panics if it is not answered in time.
         let outcome = propose(&cell, GROUP, command(number), seconds(1)).await;
         outcomes.note(number, &outcome);
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        // While a disk is full they are refused at once: the last ones come long after it has room.
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     polyraft_tests::memory_node::wait_until("settled", seconds(600), || {
         is_settled(&cluster, GROUP, poisons)

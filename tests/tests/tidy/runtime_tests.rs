@@ -110,8 +110,8 @@ pub fn test_ratio(files: &[SourceFile]) -> Vec<Finding> {
 fn definitions(file: &SourceFile) -> Vec<Definition<'_>> {
     let owners = owners(&file.code);
     let owner = |function: &Function| {
-        let around = owners.iter().filter(|(range, _)| range.contains(&function.body.start));
-        around.last().map(|(_, owner)| *owner)
+        let mut around = owners.iter().filter(|(range, _)| range.contains(&function.body.start));
+        around.next_back().map(|(_, owner)| *owner)
     };
     let all = functions(&file.code).into_iter();
     all.map(|function| Definition { file, owner: owner(&function), function }).collect()
