@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use polyraft::certificates::{CertificateAuthority, NodeCertificate, Validity};
 use polyraft::{
-    ClusterConfig, GroupId, GroupSpec, Node, NodeConfig, NodeId, NodeStatus, StartError,
+    ClusterConfig, GroupId, GroupSpec, LinkStatus, Node, NodeConfig, NodeId, NodeStatus, StartError,
 };
 use polyraft_tests::cluster::{Cluster, DEADLINE, Machines, Shape, insist, wait_until};
 use polyraft_tests::ledger::{Ledger, command, counts};
@@ -80,7 +80,13 @@ async fn is_refused(cluster: &Cluster, reasons: &[&str], number: u64) {
     let (before, healthy) = (refused(cluster, reasons), connects(cluster));
     let node = cluster.try_start_node(3).await.expect("it starts; it is its peers who refuse it");
     wait_until(DEADLINE, reasons[0], || refused(cluster, reasons) > before).await;
-    assert!(node.status().peers.iter().all(|link| !link.connected), "{:?}", node.status().peers);
+    // One that dials learns a moment after its handshake that it is refused.
+    wait_until(DEADLINE, "both to have refused it", || {
+        node.status().peers.iter().all(|link| !link.connected)
+    })
+    .await;
+    let heard = |link: &LinkStatus| link.traffic.frames_in;
+    assert!(node.status().peers.iter().all(|link| heard(link) == 0), "{:?}", node.status().peers);
     let group = node.group("g1").expect("it is configured");
     assert_eq!(group.status().leader, None, "it follows or leads although nobody hears it");
     let answer = cluster.group(1, 1).propose(command(number)).await;
