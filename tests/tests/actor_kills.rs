@@ -226,6 +226,11 @@ fn is_settled(cluster: &MemoryCluster, group: GroupId, poisons: bool) -> bool {
     if poisons { faulted > cluster.nodes.len() / 2 } else { cluster.nodes.iter().all(is_served) }
 }
 
+fn kill_supervisor(node: &MemoryNode) {
+    let supervisor = node.parts.supervisor().expect("it runs");
+    supervisor.try_send(Kill { mode: KillMode::Stop }).expect("an empty mailbox");
+}
+
 /// One injection: nothing hangs, whatever was acknowledged stays, and who does not serve says so.
 async fn injected(step: Step, supervisor_dies: bool) {
     const GROUP: GroupId = GroupId::new(1);
@@ -246,10 +251,7 @@ async fn injected(step: Step, supervisor_dies: bool) {
     let mut events: Vec<_> = cluster.nodes.iter().map(|n| n.cell(GROUP).subscribe()).collect();
     let mut outcomes = Outcomes::default();
     if supervisor_dies {
-        for node in &cluster.nodes {
-            let supervisor = node.parts.supervisor().expect("it runs");
-            supervisor.try_send(Kill { mode: KillMode::Stop }).expect("an empty mailbox");
-        }
+        cluster.nodes.iter().for_each(kill_supervisor);
     }
     inject(step, cluster.node(leader));
     let poisons = matches!(step, Step::ApplyFails | Step::ApplyPanics);
