@@ -348,8 +348,11 @@ impl Handler<AnnounceCommit> for Group {
 
     fn handle(&mut self, AnnounceCommit(upto): AnnounceCommit, ctx: &mut Self::Context) {
         self.announcing = false;
-        self.replica.announce_commit(upto);
-        self.touched(ctx);
+        if self.replica.announce_commit(upto) {
+            self.touched(ctx);
+        } else {
+            self.announce_later(ctx);
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use bytes::Bytes;
 use polyraft_core::ports::StorageError;
 
+use crate::journal::is_full;
 use crate::redo_file::RedoFile;
 use crate::redo_frame::{BLOCK_BYTES, Block, blocks_of, encode, recover};
 use crate::table::{TableId, TableRead, TableStore, TableWrite, WriteSize, is_empty_range};
@@ -115,8 +116,8 @@ impl<T: TableStore> Redo<T> {
             redo.inner.settle(&mut redo.inner.writer(), WriteSize::default(), &mut |_| Ok(()));
         match settled {
             // A full disk can be read, and is emptied by whoever reads it.
-            Err(StorageError::Full { .. }) | Ok(()) => Ok(redo),
-            Err(error) => Err(error),
+            Err(error) if !is_full(&error) => Err(error),
+            _ => Ok(redo),
         }
     }
 
@@ -171,8 +172,7 @@ impl<T: TableStore> Inner<T> {
     ) -> Result<(), StorageError> {
         writer.is_broken = true;
         let result = self.table.write(size, body);
-        writer.is_broken =
-            matches!(&result, Err(error) if !matches!(error, StorageError::Full { .. }));
+        writer.is_broken = matches!(&result, Err(error) if !is_full(error));
         result
     }
 

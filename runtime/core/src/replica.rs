@@ -395,11 +395,14 @@ impl<W, R> Replica<W, R> {
     }
 
     /// Sends the commit index to the followers, unless they were sent `upto` or a later one already.
-    pub fn announce_commit(&mut self, upto: LogIndex) {
-        if self.announced < upto && self.unannounced().is_some() {
+    /// Returns whether there is output to take.
+    pub fn announce_commit(&mut self, upto: LogIndex) -> bool {
+        let is_due = self.announced < upto && self.unannounced().is_some();
+        if is_due {
             self.raft.raft.bcast_append();
             self.announced = LogIndex::new(self.raft.raft.raft_log.committed);
         }
+        is_due
     }
 
     /// Everything that followed from the inputs since the last call.

@@ -226,7 +226,6 @@ impl Node {
         for (_, cell) in parts.directory.groups() {
             cell.stop();
         }
-        self.inner.transport.shutdown();
         let running = self.inner.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Running { stop, thread }) = running {
             let _ = stop.send(());

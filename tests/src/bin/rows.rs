@@ -7,8 +7,9 @@ use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use polyraft_server::commands::bench_probe::sync_median;
 use polyraft_tests::rows::report::Report;
-use polyraft_tests::rows::{Plan, ROWS, Row, probe};
+use polyraft_tests::rows::{Plan, ROWS, Row};
 use serde_json::{Value, json};
 
 const USAGE: &str = "rows list | rows ROW...|all [--seconds N] [--out FILE]";
@@ -67,10 +68,10 @@ fn measure_all(given: &Arguments) -> io::Result<bool> {
     for row in &given.rows {
         println!("{} {}", row.id, row.asked);
         let dir = tempfile::tempdir()?;
-        let (before, began) = (probe::sync_median(dir.path())?, Instant::now());
+        let (before, began) = (sync_median(dir.path())?, Instant::now());
         let plan = Plan { time: Duration::from_secs(given.seconds) };
         let report = runtime.block_on((row.run)(plan));
-        let sync = [before, probe::sync_median(dir.path())?];
+        let sync = [before, sync_median(dir.path())?];
         report.print();
         println!("  sync before {:?}, after {:?}", sync[0], sync[1]);
         let verdict = if report.passes() { "PASS" } else { "FAIL" };

@@ -1,43 +1,14 @@
-//! What a row's figures are read against: the price of a sync, and this process's memory.
+//! What a row's figures are read against beside the price of a sync: this process's memory.
 
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::fs;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::report::{Report, mib};
 
-/// Syncs of one probe.
-const SYNCS: usize = 64;
-/// Bytes written before each sync.
-const PAGE_BYTES: usize = 4_096;
 /// Between two looks at the memory.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// The median duration of overwriting one page of a new file in `dir` and syncing its data.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn sync_median(dir: &Path) -> io::Result<Duration> {
-    let path = dir.join("sync-probe");
-    let file = File::create(&path)?;
-    let page = [0x5a; PAGE_BYTES];
-    file.write_all_at(&page, 0)?;
-    file.sync_all()?;
-    let mut took = Vec::with_capacity(SYNCS);
-    for _ in 0..SYNCS {
-        let began = Instant::now();
-        file.write_all_at(&page, 0)?;
-        file.sync_data()?;
-        took.push(began.elapsed());
-    }
-    fs::remove_file(&path)?;
-    took.sort();
-    Ok(took[SYNCS / 2])
-}
 
 /// Bytes of this process's own memory: resident and anonymous, without the pages of mapped files,
 /// which the system takes back when it needs them.

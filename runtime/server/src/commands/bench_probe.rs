@@ -17,7 +17,7 @@ const TICKS_PER_SECOND: u64 = 100;
 ///
 /// # Errors
 /// The file cannot be written.
-pub(super) fn sync_median(dir: &Path) -> io::Result<Duration> {
+pub fn sync_median(dir: &Path) -> io::Result<Duration> {
     let path = dir.join("sync-probe");
     let file = File::create(&path)?;
     let page = [0x5a; PAGE_BYTES];

@@ -3,7 +3,7 @@
 mod bench;
 mod bench_cluster;
 mod bench_load;
-mod bench_probe;
+pub mod bench_probe;
 mod bench_report;
 mod bench_scenario;
 mod certs;
