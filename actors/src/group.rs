@@ -45,6 +45,7 @@ messages!(
     PeerUnreachable,
     TransferLeader,
     Campaign,
+    LogWriterReplaced,
     Fetched,
     Flush,
     AnnounceCommit
@@ -103,6 +104,15 @@ pub struct TransferLeader {
 /// Command from the supervisor: stand for election now. Offered.
 #[derive(Debug, Clone, Copy)]
 pub struct Campaign;
+
+/// Fact from the supervisor: the log writer died and this is its successor. What was under way is
+/// submitted again.
+pub struct LogWriterReplaced {
+    /// The new log writer.
+    pub log: Recipient<Append>,
+    /// Reads what it writes.
+    pub reader: Arc<dyn LogReader>,
+}
 
 /// Fact from a worker: durable entries that the replica asked for. One per fetch in flight.
 #[derive(Debug)]
@@ -421,6 +431,17 @@ impl Handler<AppendPersisted> for Group {
             self.replica.on_persisted(persisted.upto);
             self.touched(ctx);
         }
+    }
+}
+
+impl Handler<LogWriterReplaced> for Group {
+    type Result = ();
+
+    fn handle(&mut self, replaced: LogWriterReplaced, ctx: &mut Self::Context) {
+        self.ports.log = replaced.log;
+        self.ports.reader = replaced.reader;
+        self.replica.on_log_writer_replaced();
+        self.touched(ctx);
     }
 }
 

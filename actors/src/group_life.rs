@@ -98,6 +98,10 @@ pub(crate) async fn rebuild(
     let state = open_state(&actors, group).await?;
     let restored = restore(&actors, group, &*state).await?;
     let replica = replica(&parts, group, restored, &*state)?;
+    // Those that die after this will find the new life in its cell, and be replaced there.
+    if !actors.are_all_alive() {
+        return Err(LifeError::Interrupted);
+    }
     let life = Life { parts, actors, cell, group, incarnation, desk };
     life.start(replica, state);
     Ok(())

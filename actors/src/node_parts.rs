@@ -83,6 +83,13 @@ pub struct NodeActors {
     pub tick: Addr<Tick>,
 }
 
+impl NodeActors {
+    /// Whether each of them runs.
+    pub(crate) fn are_all_alive(&self) -> bool {
+        self.log_writer.connected() && self.flusher.connected() && self.tick.connected()
+    }
+}
+
 /// Everything a node is made of, except its actors.
 pub struct NodeParts {
     /// The node.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Down, and every interval → look around: what should run and does not?
-//!     log writer  → reopen the journal, then rebuild every group
+//!     log writer  → reopen the journal, start again, introduce it to every group
 //!     flusher, tick, link, watchdog → start again, introduce it to those who use it
 //!     group, batcher or applier → end the other two, rebuild all three (with backoff)
 //! ```
@@ -27,8 +27,9 @@ use tokio::sync::oneshot;
 use crate::applier::{FlushTick, FlusherReplaced};
 use crate::directory::GroupCell;
 use crate::fault_desk::{FaultDesk, quarantine};
+use crate::group::LogWriterReplaced;
 use crate::group_life::{self, LifeError, initial_status};
-use crate::guard::{Down, DownGuard, Kill, KillMode};
+use crate::guard::{Down, DownGuard};
 use crate::log_writer::{CreateGroup, LogWriter, LogWriterPorts, StorageFailed};
 use crate::mailbox::{ActorKind, deliver_fact, messages, offer};
 use crate::node_parts::{NodeActors, NodeParts};
@@ -146,12 +147,12 @@ impl Supervisor {
     /// The actors that serve the whole node, each started again if it is gone.
     fn node_actors(&mut self) -> Option<NodeActors> {
         let before = self.parts.actors();
+        if before.as_ref().is_some_and(NodeActors::are_all_alive) {
+            return before;
+        }
         let log_writer_lives = before.as_ref().is_some_and(|a| a.log_writer.connected());
         let flusher_lives = before.as_ref().is_some_and(|a| a.flusher.connected());
         let tick_lives = before.as_ref().is_some_and(|a| a.tick.connected());
-        if log_writer_lives && flusher_lives && tick_lives {
-            return before;
-        }
         let kept = before.as_ref();
         let (log_writer, reader) = match kept.filter(|_| log_writer_lives) {
             Some(actors) => (actors.log_writer.clone(), actors.reader.clone()),
@@ -171,18 +172,17 @@ impl Supervisor {
         Some(actors)
     }
 
-    /// Makes the new node-wide actors known. What a dead log writer had in hand is unknown: every
-    /// group starts again from what is durable.
-    fn introduce(&mut self, actors: &NodeActors, log_writer_lived: bool) {
+    /// Makes the new node-wide actors known to those who had something with the old ones.
+    fn introduce(&self, actors: &NodeActors, log_writer_lived: bool) {
         for (peer, link) in self.parts.directory.links() {
             deliver_fact(&actors.tick, RegisterLink { peer, to: link.recipient() });
         }
         for (group, cell) in self.parts.directory.groups() {
             let Some(addrs) = cell.addrs() else { continue };
             if !log_writer_lived {
-                self.excused.insert(group);
-                deliver_fact(&addrs.group, Kill { mode: KillMode::Stop });
-                continue;
+                let log = actors.log_writer.clone().recipient();
+                let reader = actors.reader.clone();
+                deliver_fact(&addrs.group, LogWriterReplaced { log, reader });
             }
             let to = actors.flusher.clone().recipient();
             deliver_fact(&addrs.applier, FlusherReplaced { to });

@@ -76,6 +76,8 @@ pub enum Sabotage {
     TruncationSkipped,
     /// Answers reads at the applied index without asking a leader.
     StaleRead,
+    /// Does not tell the replica that its appends died with the log writer.
+    LostAppends,
 }
 
 /// One node with one replica.
@@ -340,6 +342,19 @@ impl Host {
         self.applied.truncate(self.durable);
         self.log = self.durable_log.clone();
         (waiters, readers)
+    }
+
+    /// Loses the log writer: of the queued appends the first `written` reach the disk all the same,
+    /// unacknowledged, and its successor asks the replica for the rest.
+    pub fn replace_log_writer(&mut self, written: usize) {
+        self.commit(written);
+        self.appends.clear();
+        if self.sabotage == Some(Sabotage::LostAppends) {
+            return;
+        }
+        if let Some(replica) = self.replica.as_mut() {
+            replica.on_log_writer_replaced();
+        }
     }
 
     /// Starts from what the disk holds.

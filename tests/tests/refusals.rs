@@ -157,24 +157,30 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
+/// Starts node 3 on the data it has, and lets it serve; both peers have seen this life when it stops.
+async fn live_once(cluster: &mut Cluster, number: u64) {
+    cluster.start_node(3).await;
+    cluster.leader(1).await;
+    insist(&cluster.group(3, 1), command(number)).await;
+    wait_until(DEADLINE, "both peers to meet node 3", || {
+        cluster.node(3).status().peers.iter().all(|link| link.connected)
+    })
+    .await;
+    cluster.stop(3).await;
+}
+
 /// Goal: ST-9. A node that lost its data, or got an older copy of it, has forgotten votes and entries:
 /// its peers refuse it, whatever its certificate says, until a person removes what they remember.
 /// Method: exchange node 3's directory between stop and start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_lost_its_data_is_refused_until_it_is_allowed() {
     let mut cluster = two_of_three().await;
-    cluster.start_node(3).await;
-    cluster.leader(1).await;
-    insist(&cluster.group(3, 1), command(1)).await;
-    cluster.stop(3).await;
+    live_once(&mut cluster, 1).await;
     assert!(records_of_3(&cluster).iter().all(|record| record.exists()), "3 is remembered");
     let dir = cluster.data_dir(3);
     let (own, older) = (dir.with_extension("own"), dir.with_extension("older"));
     copy_dir(&dir, &older);
-    cluster.start_node(3).await;
-    cluster.leader(1).await;
-    insist(&cluster.group(3, 1), command(2)).await;
-    cluster.stop(3).await;
+    live_once(&mut cluster, 2).await;
 
     std::fs::rename(&dir, &own).expect("the node has stopped");
     is_refused(&cluster, &["replaced_data"], 3).await;

@@ -99,6 +99,13 @@ impl LogTail {
         LogIndex::new(self.last.get() + 1 - self.entries.len() as u64)
     }
 
+    /// The entries behind `index`, all of which are in memory.
+    pub(crate) fn entries_after(&self, index: LogIndex) -> impl Iterator<Item = &Entry> {
+        let start = self.tail_start();
+        assert!(index.next() >= start, "entries from {start} are in memory, not all after {index}");
+        self.entries.range((index.get() + 1 - start.get()) as usize..)
+    }
+
     /// Replaces the log from the first entry's index on.
     pub(crate) fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first().map(|e| LogIndex::new(e.index)) else { return };

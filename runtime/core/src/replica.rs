@@ -61,9 +61,10 @@ pub struct ReplicaConfig {
     pub append_in_flight_bytes_max: usize,
     /// What stays in the log after it was compacted.
     pub retention: Retention,
-    /// Whether this replica stands for election after two heartbeat intervals, and again after waits
-    /// that double up to an election timeout, until it has heard of a leader in this life. One of a group's members should, so that neither a new group nor a
-    /// restarted cluster waits for an election timeout; pre-vote keeps it from disturbing a leader.
+    /// Whether this replica stands early while nobody has been voted for. One of a group's members
+    /// should, so that a new group does not wait for an election timeout; afterwards whoever voted
+    /// for itself last does, and after a restart takes back what it led. Pre-vote keeps it from
+    /// disturbing a leader.
     pub stands_first: bool,
 }
 
@@ -80,7 +81,7 @@ pub struct Replica<W, R> {
     windows: AppendWindows,
     compaction: Compaction,
     timer: ElectionTimer,
-    first_stand: Option<(u64, u64)>,
+    early_stand: Option<EarlyStand>,
     tick: u64,
     held: VecDeque<Held>,
     appended: ReadyNumber,
@@ -92,6 +93,16 @@ pub struct Replica<W, R> {
     strangers: VecDeque<Member>,
     seen: (Role, Term, Option<NodeId>),
     output: Output<W, R>,
+}
+
+/// A campaign that does not wait for an election timeout, because there is no leader to wait for.
+/// Repeated after waits that double up to an election timeout, until there is one.
+#[derive(Debug, Clone, Copy)]
+struct EarlyStand {
+    /// The tick to stand at.
+    due: u64,
+    /// From then to the next time, in ticks.
+    wait: u64,
 }
 
 /// Most senders outside the configuration whose nodes are remembered.
@@ -133,7 +144,6 @@ impl<W, R> Replica<W, R> {
             &slog::Logger::root(slog::Discard, slog::o!()),
         )?;
         let read_retry = 2 * config.heartbeat_ticks;
-        let first_wait = 2 * config.heartbeat_ticks;
         let tail = raft.store();
         let mut compaction = Compaction::new(config.retention, applied);
         compaction.log_changed(tail.tail_start(), tail.last(), tail.end_bytes());
@@ -147,7 +157,7 @@ impl<W, R> Replica<W, R> {
             windows: AppendWindows::new(config.append_in_flight_bytes_max),
             compaction,
             timer: ElectionTimer::new(config.election_ticks, config.seed),
-            first_stand: config.stands_first.then_some((first_wait, first_wait)),
+            early_stand: None,
             tick: 0,
             held: VecDeque::new(),
             appended: ReadyNumber::default(),
@@ -162,6 +172,13 @@ impl<W, R> Replica<W, R> {
             config,
             raft,
         };
+        let stands = match replica.saved_hard_state.vote {
+            Some(candidate) => candidate == id,
+            None => replica.config.stands_first,
+        };
+        if stands {
+            replica.stand_early(1);
+        }
         replica.pin_election_timeout();
         Ok(replica)
     }
@@ -181,6 +198,7 @@ impl<W, R> Replica<W, R> {
         self.meet(Member { replica: sender, node: from });
         let (term, floor) = (message.term.get(), message.compact_floor);
         self.before_answer(sender, &message);
+        self.forget_ended_leader(sender, &message);
         let stepped = self.raft.step(raft_bridge::message_to_raft(message, sender, self.id));
         self.keep_beyond_matched(sender);
         if term == self.raft.raft.term && sender.get() == self.raft.raft.leader_id {
@@ -190,6 +208,19 @@ impl<W, R> Replica<W, R> {
         match stepped {
             Ok(()) | Err(raft::Error::StepPeerNotFound) => Ok(()),
             Err(error) => Err(StepError::Raft(error)),
+        }
+    }
+
+    /// A leader never stands in its own term. One that stands for a later term has restarted or
+    /// stepped down, so that nobody needs to be kept from disturbing it, nor to wait for it. Should
+    /// its log have become too short to win, the other voters stand one after the other.
+    fn forget_ended_leader(&mut self, sender: ReplicaId, message: &RaftMessage) {
+        let stands = matches!(message.kind, RaftKind::RequestPreVote | RaftKind::RequestVote);
+        let raft = &mut self.raft.raft;
+        if stands && raft.leader_id == sender.get() && message.term.get() > raft.term {
+            raft.leader_id = 0;
+            let turn = self.configuration.voters.iter().position(|voter| *voter == self.id);
+            self.stand_early(1 + turn.unwrap_or(0) as u64);
         }
     }
 
@@ -246,7 +277,7 @@ impl<W, R> Replica<W, R> {
         if campaigned {
             self.timer.draw();
         }
-        self.stand_first();
+        self.stand_if_due();
         self.resign_without_vote();
         self.pin_election_timeout();
     }
@@ -265,15 +296,21 @@ impl<W, R> Replica<W, R> {
         }
     }
 
-    /// Until this life has heard of a leader, the replica that stands first does not wait long.
-    fn stand_first(&mut self) {
+    /// Plans to stand after twice `turn` heartbeat intervals, unless there is a leader by then.
+    fn stand_early(&mut self, turn: u64) {
+        let wait = 2 * self.config.heartbeat_ticks;
+        self.early_stand = Some(EarlyStand { due: self.tick + turn * wait, wait });
+    }
+
+    fn stand_if_due(&mut self) {
         if self.raft.raft.leader_id != 0 {
-            self.first_stand = None;
+            self.early_stand = None;
         }
-        let Some((wait, due)) = self.first_stand else { return };
+        let Some(EarlyStand { due, wait }) = self.early_stand else { return };
         if self.tick >= due {
             let wait = 2 * wait; // An election that takes longer than the wait is not cut short for ever.
-            self.first_stand = (wait < self.config.election_ticks).then_some((wait, due + wait));
+            let next = EarlyStand { due: due + wait, wait };
+            self.early_stand = (wait < self.config.election_ticks).then_some(next);
             self.campaign();
         }
     }
@@ -290,6 +327,25 @@ impl<W, R> Replica<W, R> {
         assert!(number <= self.appended, "append {number} was never produced");
         self.persisted = self.persisted.max(number);
         self.release_held();
+    }
+
+    /// The log writer died with appends in hand, and nobody knows which of them are durable: what is
+    /// not known to be is submitted again, as one append. To write it twice is harmless, because
+    /// nothing that it promises has left yet.
+    pub fn on_log_writer_replaced(&mut self) {
+        if self.persisted == self.appended {
+            return;
+        }
+        let persisted = LogIndex::new(self.raft.raft.raft_log.persisted);
+        let tail = self.raft.store();
+        let append = GroupAppend {
+            hard_state: Some(self.saved_hard_state),
+            configuration: (self.configured > self.persisted).then(|| (*self.configuration).clone()),
+            entries: tail.entries_after(persisted).cloned().map(log_entry).collect(),
+            compact: Some(tail.compacted()).filter(|point| point.index > LogIndex::ZERO),
+            ..GroupAppend::empty(self.config.group)
+        };
+        self.submit(append);
     }
 
     /// The applier has applied everything up to `index`, and made it durable up to `durable`.

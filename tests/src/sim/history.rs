@@ -28,6 +28,8 @@ pub struct Counts {
     pub reads: usize,
     /// Crashes.
     pub crashes: usize,
+    /// Log writers that died.
+    pub log_writers_replaced: usize,
     /// Changes of membership that took effect.
     pub changes: usize,
     /// Proposals that were appended, and whose place another leader's entry took.
@@ -44,6 +46,7 @@ impl Counts {
         self.applied += other.applied;
         self.reads += other.reads;
         self.crashes += other.crashes;
+        self.log_writers_replaced += other.log_writers_replaced;
         self.changes += other.changes;
         self.overwritten += other.overwritten;
         self.fetches += other.fetches;

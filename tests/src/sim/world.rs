@@ -38,6 +38,7 @@ struct Habits {
     change: u64,
     crash: u64,
     restart: u64,
+    replace_writer: u64,
     cut: u64,
     heal: u64,
 }
@@ -320,6 +321,9 @@ impl World {
         if self.dice.per_mille(self.habits.crash) {
             self.crash(at)?;
         }
+        if self.dice.per_mille(self.habits.replace_writer) && self.hosts[at].replica().is_some() {
+            self.replace_log_writer(at);
+        }
         if self.dice.per_mille(self.habits.restart) && self.hosts[to].replica().is_none() {
             self.restart(to);
         }
@@ -392,6 +396,13 @@ impl World {
             self.history.reads.ended(tag)?;
         }
         Ok(())
+    }
+
+    fn replace_log_writer(&mut self, at: usize) {
+        let written = self.dice.below(self.hosts[at].appends_waiting() as u64 + 1) as usize;
+        self.history.note(format_args!("n{} loses its log writer, {written} written", at + 1));
+        self.history.counts.log_writers_replaced += 1;
+        self.hosts[at].replace_log_writer(written);
     }
 
     fn restart(&mut self, at: usize) {
@@ -495,6 +506,7 @@ fn habits(dice: &mut Dice) -> Habits {
         change: if has_changes { 40 } else { 0 },
         crash: dice.pick(&[0, 10, 30]),
         restart: 100,
+        replace_writer: dice.pick(&[0, 10, 50]),
         cut: dice.pick(&[0, 10, 40]),
         heal: dice.pick(&[20, 60]),
     }

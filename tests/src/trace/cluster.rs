@@ -58,6 +58,7 @@ impl TracedCluster {
             "fetch" => self.fetch(command.node(0)?),
             "crash" => self.crash(&command)?,
             "restart" => self.restart(command.node(0)?),
+            "replace-log-writer" => self.replace_log_writer(&command)?,
             "read" => self.read(command.node(0)?),
             "transfer" => {
                 let to = command.node(1)?;
@@ -360,6 +361,13 @@ impl TracedCluster {
         }
         self.links.retain(|(from, to), _| *from != node && *to != node);
         self.commits.remove(&node);
+        Ok(())
+    }
+
+    fn replace_log_writer(&mut self, command: &Command<'_>) -> Result<(), TraceError> {
+        let (node, written) = (command.node(0)?, command.option_number("written", 0)? as usize);
+        self.host(node).replace_log_writer(written);
+        self.take(node);
         Ok(())
     }
 
