@@ -85,7 +85,7 @@ pub struct NodeActors {
 
 impl NodeActors {
     /// Whether each of them runs.
-    pub(crate) fn are_all_alive(&self) -> bool {
+    pub fn are_all_alive(&self) -> bool {
         self.log_writer.connected() && self.flusher.connected() && self.tick.connected()
     }
 }

@@ -61,7 +61,7 @@ pub struct StorageOptions {
     /// The journal in the log's environment.
     pub journal: JournalOptions,
     /// Size in bytes of the log's redo file, made at creation. More makes transactions rarer and
-    /// longer, and a start after a crash reads it all.
+    /// longer: while the kernel copies one into fresh pages, no other thread gets its core.
     pub redo_bytes: usize,
 }
 
@@ -71,7 +71,7 @@ impl Default for StorageOptions {
             log: LmdbOptions::default(),
             state: LmdbOptions::default(),
             journal: JournalOptions::default(),
-            redo_bytes: 4 << 20,
+            redo_bytes: 1 << 20,
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::redo_frame::{BLOCK_BYTES, Block, blocks_of, encode, recover};
 use crate::table::{TableId, TableRead, TableStore, TableWrite, WriteSize, is_empty_range};
 
 /// A row that takes more than this share of the file is written through: it is worth a transaction.
-const WRITE_THROUGH_SHARE: usize = 8;
+const WRITE_THROUGH_SHARE: usize = 2;
 /// The key of the present generation.
 const GENERATION: &[u8] = b"generation";
 

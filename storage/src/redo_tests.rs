@@ -103,9 +103,11 @@ fn a_full_log_goes_to_the_table_in_one_transaction() {
 fn a_large_row_is_written_through_behind_what_is_pending() {
     let store = Store::new();
     store.append(1, 10).unwrap();
-    store.append(2, 3 * BLOCK_BYTES).unwrap();
-    assert_eq!(store.in_the_table(), 2);
-    assert_eq!(store.keys(), [1, 2]);
+    store.append(2, 7 * BLOCK_BYTES).unwrap();
+    assert_eq!(store.in_the_table(), 0, "with its frame it takes half of the log");
+    store.append(3, 8 * BLOCK_BYTES).unwrap();
+    assert_eq!(store.in_the_table(), 3);
+    assert_eq!(store.keys(), [1, 2, 3]);
 }
 
 #[test]

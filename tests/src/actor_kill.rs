@@ -53,9 +53,7 @@ pub fn is_whole(parts: &NodeParts) -> bool {
         cell.addrs()
             .is_some_and(|a| a.group.connected() && a.batcher.connected() && a.applier.connected())
     });
-    let actors = parts
-        .actors()
-        .is_some_and(|a| a.log_writer.connected() && a.flusher.connected() && a.tick.connected());
+    let actors = parts.actors().is_some_and(|actors| actors.are_all_alive());
     let links = parts.directory.links().iter().all(|(_, link)| link.connected());
     let watchdog = parts.watchdog().is_some_and(|(watchdog, _)| watchdog.connected());
     groups && actors && links && watchdog && parts.supervisor().is_some_and(|s| s.connected())

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use polyraft::{GroupEvent, GroupHandle, GroupId, Health, NodeId, ProposeError};
+use polyraft::{GroupEvent, GroupHandle, GroupId, Health, NodeId, ProposeError, Term};
 use polyraft_actors::guard::{Kill, KillMode};
 use polyraft_actors::mailbox::ActorKind;
 use polyraft_storage::memory::{FailedCommit, MemoryTable};
@@ -80,6 +80,14 @@ async fn kill_and_recover(cluster: &Cluster, load: &Load, kind: ActorKind, at: u
     since.elapsed()
 }
 
+/// The highest term of each group.
+fn terms(cluster: &Cluster) -> [Term; 2] {
+    [1, 2].map(|group| {
+        let terms = cluster.everywhere(group).into_iter().map(|handle| handle.status().term);
+        terms.max().expect("three nodes run")
+    })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_kind_of_actor_killed_ten_times_under_load() {
     let mut cluster = Cluster::prepare(Shape::new(3, 2), ledgers(None)).await;
@@ -93,11 +101,14 @@ async fn each_kind_of_actor_killed_ten_times_under_load() {
         .map(|from| tokio::spawn(load.clone().run(cluster.everywhere(1), from as usize)))
         .collect();
     for kind in KINDS {
-        let mut slowest = Duration::ZERO;
+        let (mut slowest, before) = (Duration::ZERO, terms(&cluster));
         for at in 0..KILLS_PER_KIND {
             slowest = slowest.max(kill_and_recover(&cluster, &load, kind, at).await);
         }
         println!("{}: {KILLS_PER_KIND} kills, slowest recovery {slowest:?}", kind.as_str());
+        if !matches!(kind, ActorKind::Group | ActorKind::Batcher | ActorKind::Applier) {
+            assert_eq!(terms(&cluster), before, "{} deaths cost an election", kind.as_str());
+        }
         for node in cluster.running() {
             for group in cluster.node(node).groups() {
                 let health = group.status().health;

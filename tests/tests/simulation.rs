@@ -25,16 +25,8 @@ fn seeds_hold_every_invariant() {
     println!("{SEEDS} seeds: {totals:?}");
     let Counts { elections, applied, reads, crashes, log_writers_replaced, .. } = totals;
     let Counts { changes, fetches, overwritten, .. } = totals;
-    let happened = [
-        elections,
-        applied,
-        reads,
-        crashes,
-        log_writers_replaced,
-        changes,
-        fetches,
-        overwritten,
-    ];
+    let happened =
+        [elections, applied, reads, crashes, log_writers_replaced, changes, fetches, overwritten];
     let quietest = happened.into_iter().min();
     assert!(quietest > Some(50), "the storm is too quiet to prove anything: {totals:?}");
 }

@@ -340,7 +340,8 @@ impl<W, R> Replica<W, R> {
         let tail = self.raft.store();
         let append = GroupAppend {
             hard_state: Some(self.saved_hard_state),
-            configuration: (self.configured > self.persisted).then(|| (*self.configuration).clone()),
+            configuration: (self.configured > self.persisted)
+                .then(|| (*self.configuration).clone()),
             entries: tail.entries_after(persisted).cloned().map(log_entry).collect(),
             compact: Some(tail.compacted()).filter(|point| point.index > LogIndex::ZERO),
             ..GroupAppend::empty(self.config.group)

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use polyraft_server::commands::bench_probe::sync_median;
+use polyraft_tests::rows::probe::stolen;
 use polyraft_tests::rows::report::Report;
 use polyraft_tests::rows::{Plan, ROWS, Row};
 use serde_json::{Value, json};
@@ -68,16 +69,17 @@ fn measure_all(given: &Arguments) -> io::Result<bool> {
     for row in &given.rows {
         println!("{} {}", row.id, row.asked);
         let dir = tempfile::tempdir()?;
-        let (before, began) = (sync_median(dir.path())?, Instant::now());
+        let (before, began, stolen_before) = (sync_median(dir.path())?, Instant::now(), stolen());
         let plan = Plan { time: Duration::from_secs(given.seconds) };
         let report = runtime.block_on((row.run)(plan));
+        let stolen = stolen().saturating_sub(stolen_before);
         let sync = [before, sync_median(dir.path())?];
         report.print();
-        println!("  sync before {:?}, after {:?}", sync[0], sync[1]);
+        println!("  sync before {:?}, after {:?}; taken by the host {stolen:?}", sync[0], sync[1]);
         let verdict = if report.passes() { "PASS" } else { "FAIL" };
         println!("{} {verdict} after {:.0} s\n", row.id, began.elapsed().as_secs_f64());
         passes &= report.passes();
-        measured.push(json_of(row, given.seconds, &report, sync));
+        measured.push(json_of(row, given.seconds, &report, (sync, stolen)));
     }
     if let Some(out) = &given.out {
         std::fs::write(out, serde_json::to_vec(&measured).expect("it is JSON"))?;
@@ -85,11 +87,17 @@ fn measure_all(given: &Arguments) -> io::Result<bool> {
     Ok(passes)
 }
 
-fn json_of(row: &Row, seconds: u64, report: &Report, sync: [Duration; 2]) -> Value {
+fn json_of(
+    row: &Row,
+    seconds: u64,
+    report: &Report,
+    (sync, stolen): ([Duration; 2], Duration),
+) -> Value {
     let mut value = report.json();
     value["row"] = json!(row.id);
     value["asked"] = json!(row.asked);
     value["seconds"] = json!(seconds);
     value["sync_us"] = json!(sync.map(|sync| sync.as_micros() as u64));
+    value["stolen_ms"] = json!(stolen.as_millis() as u64);
     value
 }

@@ -1,4 +1,5 @@
-//! What a row's figures are read against beside the price of a sync: this process's memory.
+//! What a row's figures are read against beside the price of a sync: this process's memory, and the time
+//! that a virtual machine's host gave to others.
 
 use std::fs;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -20,6 +21,17 @@ pub fn anonymous_bytes() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     kib.expect("the kernel counts anonymous pages") * 1_024
+}
+
+/// Processor time that the host of this virtual machine has taken from it so far, of all cores.
+///
+/// # Panics
+/// The system does not say.
+pub fn stolen() -> Duration {
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = fs::read_to_string("/proc/stat").expect("a system has statistics");
+    let ticks = stat.split_whitespace().nth(8).and_then(|ticks| ticks.parse().ok());
+    TICK * ticks.expect("the kernel counts stolen time")
 }
 
 /// Watches this process's memory from a thread of its own.
