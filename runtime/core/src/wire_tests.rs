@@ -475,6 +475,82 @@ fn each_refusal_says_what_it_found() {
     assert_eq!(texts, expected);
 }
 
+/// Goal: no part of a frame is taken for another frame. Method: cut at every byte; whole envelopes
+/// before the cut are read only where the cut is between two.
+#[test]
+fn a_frame_is_cut_between_envelopes_or_refused() {
+    let whole = frame(everything());
+    let ends: Vec<_> = (1..=4).map(|n| frame(everything().into_iter().take(n)).len()).collect();
+    for len in 1..whole.len() {
+        let decoded = decode_frame(whole.slice(..len), HERE);
+        match ends.iter().position(|end| *end == len) {
+            Some(at) => assert_eq!(decoded.map(|envelopes| envelopes.len()), Ok(at + 1)),
+            None => assert!(decoded.is_err(), "{len} of {} bytes", whole.len()),
+        }
+    }
+}
+
+#[test]
+fn a_frame_of_exactly_the_limit_is_looked_at() {
+    let error = decode_frame(Bytes::from(vec![0; FRAME_BYTES_MAX]), HERE);
+    assert!(matches!(error, Err(WireError::Decode(_))), "{error:?}");
+}
+
+#[test]
+fn fields_of_a_later_build_are_passed_over() {
+    let known = envelope(Body::UnknownGroup);
+    let mut later = BytesMut::from(&frame([known.clone()])[..]);
+    prost::encoding::uint64::encode(999, &7, &mut later);
+    assert_eq!(decode_frame(later.freeze(), HERE), Ok(vec![known]));
+}
+
+#[test]
+fn what_an_envelope_is_for_is_read_last() {
+    let kind = proto::RaftMessage { kind: 7, ..proto::RaftMessage::default() };
+    let raw =
+        proto::Envelope { group: 0, from: 0, to: 0, body: Some(proto::envelope::Body::Raft(kind)) };
+    assert_eq!(refused(raw.clone()), zero("group"));
+    let value = 7;
+    let unknown = WireError::UnknownKind { field: "message kind", value };
+    assert_eq!(refused(proto::Envelope { group: 1, ..raw }), unknown);
+}
+
+#[test]
+fn the_second_of_two_units_is_looked_at_too() {
+    let error = refused_forward(|f| f.units[1].commands[0] = vec![0; COMMAND_BYTES_MAX + 1].into());
+    assert_eq!(error, beyond("command length", COMMAND_BYTES_MAX as u64));
+    let mut largest = forward_to_proto(forward());
+    largest.units[1].commands[0] = vec![0; COMMAND_BYTES_MAX].into();
+    assert!(forward_from_proto(largest).is_ok(), "exactly the limit");
+}
+
+#[test]
+fn a_unit_of_as_many_commands_as_allowed_is_read() {
+    let mut most = forward_to_proto(forward());
+    most.units[0].commands = vec![Bytes::new(); BATCH_COMMANDS_MAX];
+    let units = forward_from_proto(most).map(|forward| forward.units[0].commands.len());
+    assert_eq!(units, Ok(BATCH_COMMANDS_MAX));
+}
+
+#[test]
+fn a_rejection_stays_a_rejection_on_the_wire() {
+    let responses =
+        vec![Response::Rejected(Bytes::from_static(b"x")), Response::Accepted(Bytes::new())];
+    let applied = AppliedUnit {
+        index: LogIndex::new(ORDINAL_MAX),
+        term: Term::new(ORDINAL_MAX),
+        first_sub_index: u32::MAX,
+        responses,
+    };
+    assert_eq!(applied_from_proto(applied_to_proto(applied.clone())), Ok(applied));
+}
+
+#[test]
+fn an_entry_of_any_index_is_at_most_the_largest() {
+    let error = refused_raft(|m| m.entries[1].index = ORDINAL_MAX + 1);
+    assert_eq!(error, beyond("entry index", ORDINAL_MAX));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
