@@ -285,10 +285,10 @@ mod bad_samples {
              fn run() { Runtime::new().block_on(x()); }\n#[test]\nfn d() { run(); }",
         );
         let files = |n| [core(n), traces.clone(), elsewhere.clone(), shells.clone()];
-        let counts = runtime_tests::test_counts(&files(10));
-        assert_eq!((counts.core, counts.traces, counts.with_runtime()), (10, 2, 3));
-        assert!(runtime_tests::test_ratio(&files(10)).is_empty());
-        assert_eq!(runtime_tests::test_ratio(&files(9)).len(), 1);
+        let counts = runtime_tests::test_counts(&files(13));
+        assert_eq!((counts.core, counts.traces, counts.with_runtime()), (13, 2, 3));
+        assert!(runtime_tests::test_ratio(&files(13)).is_empty());
+        assert_eq!(runtime_tests::test_ratio(&files(12)).len(), 1);
     }
 
     #[test]

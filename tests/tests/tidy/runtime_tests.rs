@@ -16,9 +16,8 @@ use std::rc::Rc;
 use super::checks::{Finding, Tree};
 use super::source::{Function, SourceFile, closing_brace, functions, last_word, words};
 
-/// Core tests for ten tests that need a runtime, at least. Fifty are wanted, and not reached: this
-/// keeps what is reached, and is only ever raised.
-const PER_TEN_RUNTIME_TESTS_MIN: usize = 38;
+/// Core tests for ten tests that need a runtime, at least. Only ever raised.
+const PER_TEN_RUNTIME_TESTS_MIN: usize = 50;
 const RUN_BY_ONE: [&str; 3] = ["#[tokio::test", "#[actix::test", "#[actix_rt::test"];
 const STARTS_ONE: [&str; 5] =
     ["block_on(", "Runtime::new(", "System::new(", "Builder::new_current_", "Builder::new_multi_"];
