@@ -11,14 +11,18 @@ mod runtime_tests;
 mod source;
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use checks::{Finding, Tree};
 use source::SourceFile;
 
-/// The repository.
-fn tree() -> Vec<SourceFile> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    checks::tell_tests_apart(source::repository(&root))
+/// The repository, read once for all checks.
+fn tree() -> &'static [SourceFile] {
+    static TREE: LazyLock<Vec<SourceFile>> = LazyLock::new(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        checks::tell_tests_apart(source::repository(&root))
+    });
+    &TREE
 }
 
 /// Fails with every finding.
@@ -29,79 +33,79 @@ fn assert_clean(findings: &[Finding]) {
 
 #[test]
 fn dependencies_point_one_way() {
-    assert_clean(&checks::dependencies(&tree()));
+    assert_clean(&checks::dependencies(tree()));
 }
 
 #[test]
 fn the_core_names_no_clock_no_randomness_and_no_runtime() {
-    assert_clean(&checks::core_names(&tree()));
+    assert_clean(&checks::core_names(tree()));
 }
 
 #[test]
 fn sends_past_a_mailbox_are_in_one_place() {
-    assert_clean(&checks::unbounded_sends(&tree()));
+    assert_clean(&checks::unbounded_sends(tree()));
 }
 
 #[test]
 fn functions_and_files_are_short() {
     let files = tree();
     for tree in Tree::ALL {
-        let lengths = checks::function_lengths(&files, tree);
+        let lengths = checks::function_lengths(files, tree);
         if let Some(p90) = checks::percentile_90(&lengths) {
             println!("{:16} {:5} functions, p90 {p90} lines", tree.folder(), lengths.len());
         }
     }
-    assert_clean(&checks::lengths(&files));
+    assert_clean(&checks::lengths(files));
 }
 
 #[test]
 fn every_file_is_part_of_a_crate() {
-    assert_clean(&checks::dead_files(&tree()));
+    assert_clean(&checks::dead_files(tree()));
 }
 
 #[test]
 fn files_are_named_for_what_they_own() {
-    assert_clean(&checks::file_names(&tree()));
+    assert_clean(&checks::file_names(tree()));
 }
 
 #[test]
 fn nothing_is_left_to_be_done_later() {
-    assert_clean(&checks::leftovers(&tree()));
+    assert_clean(&checks::leftovers(tree()));
 }
 
 #[test]
 fn product_code_does_not_unwrap() {
-    assert_clean(&checks::unwraps(&tree()));
+    assert_clean(&checks::unwraps(tree()));
 }
 
 #[test]
 fn no_file_names_a_place_on_some_machine() {
-    assert_clean(&checks::machine_paths(&tree()));
+    assert_clean(&checks::machine_paths(tree()));
 }
 
 #[test]
 fn files_are_indented_by_spaces() {
-    assert_clean(&checks::tabs(&tree()));
+    assert_clean(&checks::tabs(tree()));
 }
 
 #[test]
 fn most_logic_is_tested_without_a_runtime() {
-    let (without, with) = checks::test_counts(&tree());
+    let (without, with) = checks::test_counts(tree());
     println!("{without} tests of the core, {with} tests that need a runtime");
-    assert_clean(&checks::test_ratio(&tree()));
+    assert_clean(&checks::test_ratio(tree()));
 }
 
 #[test]
 fn tests_whose_runtime_is_behind_calls_are_counted_too() {
     let files = tree();
-    let counts = runtime_tests::test_counts(&files);
+    let counts = runtime_tests::test_counts(files);
     println!("{counts:#?}, {} that need a runtime", counts.with_runtime());
-    assert_clean(&runtime_tests::test_ratio(&files));
+    assert_clean(&runtime_tests::test_ratio(files));
 }
 
 #[test]
 fn links_between_documents_lead_somewhere() {
-    assert_clean(&checks::links(&tree(), &|path| {
+    assert_clean(&checks::links(tree(), &|path| {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path).exists()
     }));
 }
@@ -281,10 +285,10 @@ mod bad_samples {
              fn run() { Runtime::new().block_on(x()); }\n#[test]\nfn d() { run(); }",
         );
         let files = |n| [core(n), traces.clone(), elsewhere.clone(), shells.clone()];
-        let counts = runtime_tests::test_counts(&files(10));
-        assert_eq!((counts.core, counts.traces, counts.with_runtime()), (10, 2, 3));
-        assert!(runtime_tests::test_ratio(&files(10)).is_empty());
-        assert_eq!(runtime_tests::test_ratio(&files(9)).len(), 1);
+        let counts = runtime_tests::test_counts(&files(13));
+        assert_eq!((counts.core, counts.traces, counts.with_runtime()), (13, 2, 3));
+        assert!(runtime_tests::test_ratio(&files(13)).is_empty());
+        assert_eq!(runtime_tests::test_ratio(&files(12)).len(), 1);
     }
 
     #[test]

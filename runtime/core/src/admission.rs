@@ -247,4 +247,50 @@ mod tests {
         }
         assert!(admission.pace < slow / 20, "{:?} after {slow:?}", admission.pace);
     }
+
+    #[test]
+    fn the_earliest_batch_is_the_one_that_is_decided() {
+        let mut admission = Admission::default();
+        admission.on_cut(at(0), 10, pushed(0));
+        admission.on_cut(at(0), 70, pushed(0));
+        admission.on_cut(at(0), 5, pushed(0));
+        admission.on_decided(at(1));
+        assert_eq!(admission.ahead(0), 75);
+        admission.on_decided(at(2));
+        assert_eq!(admission.ahead(1), 6);
+    }
+
+    #[test]
+    fn exactly_half_a_deadline_is_enough() {
+        let mut admission = Admission::default();
+        admission.on_cut(at(0), 10, pushed(0));
+        let late = at(2_001);
+        // Ten commands are ahead, and the batch that has them takes 2,001 ms already.
+        assert!(admission.admits(late, Some(late.after(Duration::from_millis(4_002))), 0));
+        assert!(!admission.admits(late, Some(late.after(Duration::from_millis(4_001))), 0));
+    }
+
+    #[test]
+    fn a_batch_that_nobody_hurries_is_never_late() {
+        let mut admission = Admission::default();
+        admission.on_cut(at(0), 10, Oldest { pushed: at(0), deadline: None });
+        assert!(admits(&admission, 3_600_000, 1_000));
+        admission.on_decided(at(3_600_000));
+        assert!(!admission.is_congested());
+    }
+
+    #[test]
+    fn a_queue_beyond_counting_is_refused_under_congestion() {
+        let admission = congested();
+        assert!(!admits(&admission, 3_000, usize::MAX / 2));
+    }
+
+    #[test]
+    fn a_batch_behind_another_is_in_service_only_once_it_is_the_earliest() {
+        let mut admission = Admission::default();
+        admission.on_cut(at(0), 10, pushed(0));
+        admission.on_cut(at(0), 10, pushed(0));
+        admission.on_decided(at(900));
+        assert_eq!(admission.in_service(at(1_000)), Duration::from_millis(100));
+    }
 }

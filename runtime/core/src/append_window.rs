@@ -179,3 +179,7 @@ impl AppendWindows {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "append_window_tests.rs"]
+mod tests;

@@ -253,4 +253,14 @@ mod tests {
         queue.push(vec![normal(1)]);
         queue.push(vec![normal(1)]);
     }
+
+    #[test]
+    fn data_is_charged_in_backlog_and_in_flight() {
+        let large = Entry { data: vec![0; 100].into(), ..normal(1) };
+        let mut queue = ApplyQueue::new(LogIndex::ZERO, 100 + ENTRY_OVERHEAD_BYTES);
+        queue.push(vec![large.clone(), normal(2)]);
+        assert_eq!(queue.backlog_bytes(), 100 + 2 * ENTRY_OVERHEAD_BYTES);
+        assert_eq!(queue.take_next(), Some(Next::Hand(large)));
+        assert_eq!(queue.take_next(), None, "the first takes all of the credit");
+    }
 }

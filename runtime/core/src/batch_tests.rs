@@ -293,3 +293,30 @@ proptest! {
         let _ = decode(Bytes::from(body));
     }
 }
+
+#[test]
+fn a_count_of_four_billion_units_is_refused_before_it_is_trusted() {
+    let most = [0xff, 0xff, 0xff, 0xff, 0x0f, 2, 0];
+    assert_eq!(refused(&most), BatchDecodeError::Truncated { bytes: 21 });
+}
+
+#[test]
+fn commands_that_are_not_there_are_missing_before_they_are_too_many() {
+    let mut header = BytesMut::new();
+    put_varint(&mut header, (BATCH_COMMANDS_MAX + 1) * 2);
+    let body = [&[1][..], &header, &[0, 0]].concat();
+    let bytes = UNITS_OFFSET + body.len();
+    assert_eq!(refused(&body), BatchDecodeError::Truncated { bytes });
+}
+
+#[test]
+fn numbers_of_every_length_are_read() {
+    let read = |value| {
+        let mut out = BytesMut::new();
+        put_varint(&mut out, value);
+        Reader { data: out.freeze(), at: 0 }.varint()
+    };
+    for value in [0, 127, 128, 16_383, 16_384, u32::MAX as usize] {
+        assert_eq!(read(value), Ok(value));
+    }
+}

@@ -129,3 +129,27 @@ fn small_appends_share_a_mark() {
     assert!((840..=850).contains(&cut.get()), "within a mark of the cap: {cut}");
     assert!(compaction.marks.len() <= MARKS_PER_CAP as usize, "{}", compaction.marks.len());
 }
+
+#[test]
+fn an_entry_that_is_replaced_at_a_mark_takes_the_mark_along() {
+    let mut compaction = heavy(20, 20);
+    compaction.log_changed(LogIndex::new(20), LogIndex::new(20), 195);
+    assert_eq!(compaction.marks.back(), Some(&(LogIndex::new(19), 190)), "5 bytes are no mark");
+}
+
+#[test]
+fn what_is_compacted_already_is_not_compacted_again() {
+    assert_eq!(heavy(20, 20).due(LogIndex::new(4), LogIndex::new(20)), None);
+}
+
+#[test]
+fn marks_up_to_a_cut_by_entries_are_gone_with_it() {
+    let mut compaction = Compaction::new(retention(2, 160, 1), LogIndex::new(20));
+    compaction.raise_floor(LogIndex::new(20));
+    for index in 1..=20 {
+        let at = LogIndex::new(index);
+        compaction.log_changed(at, at, index * 10);
+    }
+    assert_eq!(compaction.due(LogIndex::ZERO, LogIndex::new(20)), Some(LogIndex::new(18)));
+    assert_eq!((compaction.marks.len(), compaction.start_bytes), (2, 180));
+}

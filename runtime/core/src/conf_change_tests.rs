@@ -198,3 +198,24 @@ fn each_refusal_says_what_it_found() {
     ];
     assert_eq!(texts, expected);
 }
+
+/// Goal: what is in a log is read by every build. Method: the bytes of each part, in full.
+#[test]
+fn a_change_is_these_bytes() {
+    let expected = [
+        &[0x08, 2][..],
+        &[0x12, 2, 0x10, 4],
+        &[0x12, 4, 0x08, 1, 0x10, 1],
+        &[0x1a, 6, 0x0a, 4, 0x08, 4, 0x10, 9],
+    ];
+    assert_eq!(change().encode(), expected.concat());
+}
+
+#[test]
+fn transitions_and_kinds_are_numbered_as_by_raft() {
+    use ConfTransition::{Auto, Explicit, Implicit};
+    let transitions = [Auto, Implicit, Explicit].map(|t| transition_to_proto(t) as i32);
+    let kind = |kind| step_to_proto(&ConfChangeStep { kind, replica: replica(1) }).kind;
+    let kinds = [ConfChangeKind::AddVoter, ConfChangeKind::Remove, ConfChangeKind::AddLearner];
+    assert_eq!((transitions, kinds.map(kind)), ([0, 1, 2], [0, 1, 2]));
+}

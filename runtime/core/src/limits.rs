@@ -90,4 +90,14 @@ mod tests {
         assert!(encoded.len() <= ENTRY_BYTES_MAX);
         assert_eq!(batch::decode(encoded).map(|batch| batch.commands()), Ok(BATCH_COMMANDS_MAX));
     }
+
+    /// Goal: nodes of different builds agree on what they may send each other and store. Method: the
+    /// figures, in full; a change of one is a change of the protocol.
+    #[test]
+    fn the_limits_of_the_protocol_are_these() {
+        let sent = [COMMAND_BYTES_MAX, ENTRY_BYTES_MAX, FRAME_BYTES_MAX, BATCH_COMMANDS_MAX];
+        assert_eq!(sent, [4_194_304, 4_259_840, 8_388_608, 65_536]);
+        let stored = [STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX, usize::from(STATE_KEY_RESERVED)];
+        assert_eq!(stored, [480, 16_777_216, 0]);
+    }
 }

@@ -295,3 +295,114 @@ fn terms_outside_the_log_say_which_side() {
     let unavailable = raft::Error::Store(StorageError::Unavailable);
     assert_eq!([tail.term(3), tail.term(11)], [Err(compacted), Err(unavailable)]);
 }
+
+fn runs(tail: &LogTail) -> Vec<(u64, u64)> {
+    tail.term_runs.iter().map(|(start, term)| (start.get(), term.get())).collect()
+}
+
+#[test]
+fn entries_of_one_term_share_a_run() {
+    let mut tail = tail(&[entry(1, 1, 0), entry(2, 1, 0), entry(3, 2, 0)]);
+    tail.append(&[entry(4, 2, 0)]);
+    assert_eq!(runs(&tail), [(1, 1), (3, 2)]);
+}
+
+#[test]
+fn a_run_that_was_replaced_does_not_cover_what_took_its_place() {
+    let mut tail = tail(&[entry(1, 1, 0), entry(2, 1, 0), entry(3, 2, 0)]);
+    tail.append(&[entry(2, 2, 0)]);
+    assert_eq!((term_of(&tail, 2), runs(&tail)), (Some(2), vec![(1, 1), (2, 2)]));
+}
+
+#[test]
+fn a_run_that_starts_at_the_replacement_is_gone() {
+    let mut tail = tail(&[entry(1, 1, 0), entry(2, 2, 0), entry(3, 2, 0)]);
+    tail.append(&[entry(2, 3, 0)]);
+    assert_eq!(runs(&tail), [(1, 1), (2, 3)]);
+}
+
+#[test]
+fn compaction_forgets_the_runs_before_it() {
+    let runs_after = |index| {
+        let mut tail =
+            tail(&[entry(1, 1, 0), entry(2, 1, 0), entry(3, 2, 0), entry(4, 2, 0), entry(5, 3, 0)]);
+        tail.compact(LogIndex::new(index));
+        runs(&tail)
+    };
+    assert_eq!(runs_after(1), [(1, 1), (3, 2), (5, 3)]);
+    assert_eq!(runs_after(2), [(3, 2), (5, 3)], "a run that starts behind the point is the first");
+    assert_eq!(runs_after(3), [(3, 2), (5, 3)]);
+    assert_eq!(runs_after(4), [(5, 3)]);
+}
+
+/// Asks for the entries from `low` on; where the reads that follow start.
+fn fetches(tail: &mut LogTail, low: u64) -> Vec<u64> {
+    assert!(tail.entries(low, 11, None, GetEntriesContext::empty(true)).is_err());
+    tail.take_fetches().iter().map(|fetch| fetch.from.get()).collect()
+}
+
+#[test]
+fn a_read_that_ended_may_be_asked_for_again() {
+    let mut tail = restored();
+    assert_eq!(fetches(&mut tail, 5), [5]);
+    tail.fetch_ended(LogIndex::new(5));
+    assert_eq!(fetches(&mut tail, 5), [5]);
+}
+
+#[test]
+fn a_read_that_ended_ends_no_other() {
+    let mut tail = restored();
+    assert_eq!((fetches(&mut tail, 5), fetches(&mut tail, 7)), (vec![5], vec![7]));
+    tail.fetch_ended(LogIndex::new(5));
+    assert_eq!(fetches(&mut tail, 7), [0; 0], "it is under way");
+}
+
+#[test]
+fn a_read_behind_a_compaction_is_still_under_way() {
+    let mut tail = restored();
+    assert_eq!(fetches(&mut tail, 7), [7]);
+    tail.compact(LogIndex::new(6));
+    assert_eq!(fetches(&mut tail, 7), [0; 0]);
+}
+
+#[test]
+fn a_read_goes_no_further_than_was_asked() {
+    let tail = restored();
+    assert!(tail.entries(5, 7, None, GetEntriesContext::empty(true)).is_err());
+    let asked = tail.fetches.take();
+    let shape: Vec<_> = asked.iter().map(|f| (f.from.get(), f.to.get(), f.bytes_max)).collect();
+    assert_eq!(shape, [(5, 7, usize::MAX)]);
+}
+
+#[test]
+fn fetched_entries_do_not_answer_for_what_is_before_them() {
+    let mut tail = restored();
+    tail.set_fetched(vec![entry(6, 3, 0), entry(7, 3, 0)]);
+    assert_eq!(fetches(&mut tail, 5), [5]);
+}
+
+#[test]
+fn raft_may_ask_for_the_term_at_the_compaction_point() {
+    let tail = restored();
+    let terms = [tail.term(4), tail.term(5), tail.term(10)];
+    assert_eq!(terms, [Ok(2), Ok(3), Ok(3)]);
+}
+
+#[test]
+fn memory_holds_what_is_read_across_its_start_only_from_there() {
+    let tail = restored();
+    let read = |low, high| {
+        let entries = tail.entries(low, high, None, GetEntriesContext::empty(false));
+        indexes(&entries.expect("in memory"))
+    };
+    assert_eq!((read(9, 11), read(9, 10), read(11, 11)), (vec![9, 10], vec![9], vec![]));
+}
+
+#[test]
+fn eviction_of_a_budget_that_is_met_keeps_everything() {
+    let mut tail = tail(&[entry(1, 1, 100), entry(2, 1, 100)]);
+    tail.evict(264, LogIndex::new(2));
+    assert_eq!(tail.tail_start(), LogIndex::new(1));
+    tail.evict(263, LogIndex::new(2));
+    assert_eq!(tail.tail_start(), LogIndex::new(2));
+}

@@ -266,3 +266,105 @@ fn a_drop_says_whom_and_why() {
     let text = "group 4: message to replica 2 dropped, 9 bytes do not fit a frame";
     assert_eq!(large.to_string(), text);
 }
+
+/// An append to `group` that is charged exactly `bytes`.
+fn charged(group: u64, bytes: usize) -> Envelope {
+    let empty = append(group, 0).charged_bytes();
+    let envelope = append(group, bytes - empty);
+    assert_eq!(envelope.charged_bytes(), bytes);
+    envelope
+}
+
+#[test]
+fn a_lane_is_filled_to_its_last_byte() {
+    let limits = OutboxLimits { append_bytes_max: 0, ..OutboxLimits::default() };
+    let mut outbox = Outbox::new(limits);
+    outbox.push(charged(1, FRAME_BYTES_MAX - 300)).expect("room");
+    assert!(outbox.push(charged(2, 301)).is_err(), "one byte too many");
+    assert_eq!(outbox.push(charged(2, 300)), Ok(()));
+}
+
+#[test]
+fn the_largest_envelope_goes_alone() {
+    let mut outbox = outbox();
+    assert_eq!(outbox.push(charged(1, FRAME_BYTES_MAX)), Ok(()));
+    let bytes = FRAME_BYTES_MAX + 1;
+    let reason = DropReason::TooLarge { bytes };
+    assert_eq!(outbox.push(charged(2, bytes)), Err(Dropped { to: destination(2), reason }));
+    assert!(outbox.next_frame(Lane::Append).is_some_and(|frame| frame.len() <= FRAME_BYTES_MAX));
+}
+
+#[test]
+fn a_frame_is_filled_to_its_target() {
+    let frame_bytes_target = 1_000;
+    let mut outbox = Outbox::new(OutboxLimits { frame_bytes_target, ..OutboxLimits::default() });
+    for (group, bytes) in [(1, 700), (2, 300), (3, 700), (4, 301)] {
+        outbox.push(charged(group, bytes)).expect("room");
+    }
+    let mut lens = || decoded(outbox.next_frame(Lane::Append)).len();
+    assert_eq!([lens(), lens(), lens()], [2, 1, 1], "1,000 bytes fit, 1,001 do not");
+}
+
+#[test]
+fn each_lane_has_the_bound_that_is_named_for_it() {
+    let limits = OutboxLimits {
+        control_bytes_max: 9 << 20,
+        append_bytes_max: 10 << 20,
+        request_bytes_max: 11 << 20,
+        ..OutboxLimits::default()
+    };
+    let outbox = Outbox::new(limits);
+    assert_eq!(outbox.lanes.each_ref().map(|lane| lane.bytes_max >> 20), [9, 10, 11]);
+}
+
+#[test]
+fn heartbeats_that_were_released_are_dropped_with_the_rest() {
+    let mut outbox = outbox();
+    outbox.push(heartbeat(1, 1)).expect("aside");
+    outbox.release_heartbeats();
+    outbox.push(heartbeat(2, 1)).expect("aside");
+    assert_eq!(outbox.clear(), [destination(1), destination(2)]);
+    assert!(!outbox.has_frame(Lane::Control));
+    let stats = outbox.stats();
+    assert_eq!((stats.heartbeats_held, stats.lanes[0].dropped), (0, 2));
+}
+
+#[test]
+fn a_cleared_lane_is_empty_and_has_room_again() {
+    let mut outbox = outbox();
+    outbox.push(append(1, 1_000)).expect("room");
+    outbox.push(append(2, 1_000)).expect("room");
+    outbox.clear();
+    let stats = outbox.stats().lanes[Lane::Append as usize];
+    assert_eq!((stats.queued, stats.queued_bytes, stats.dropped), (0, 0, 2));
+}
+
+#[test]
+fn frames_are_counted_with_their_bytes() {
+    let mut outbox = outbox();
+    outbox.push(vote(1)).expect("room");
+    outbox.push(vote(2)).expect("room");
+    let frame = outbox.next_frame(Lane::Control).expect("a frame");
+    let stats = outbox.stats().lanes[Lane::Control as usize];
+    let expected = LaneStats {
+        frames: 1,
+        framed: 2,
+        framed_bytes: frame.len() as u64,
+        ..LaneStats::default()
+    };
+    assert_eq!(stats, expected);
+}
+
+#[test]
+fn replaced_heartbeats_are_counted_where_they_are_replaced() {
+    let mut outbox = outbox();
+    outbox.push(heartbeat(1, 1)).expect("aside");
+    outbox.push(heartbeat(1, 2)).expect("aside");
+    assert_eq!(outbox.stats().heartbeats_merged, 1, "aside");
+    outbox.release_heartbeats();
+    outbox.push(heartbeat(1, 3)).expect("aside");
+    assert_eq!(outbox.stats().heartbeats_held, 2);
+    outbox.release_heartbeats();
+    let stats = outbox.stats();
+    assert_eq!((stats.heartbeats_merged, stats.heartbeats_held), (2, 1), "released");
+}

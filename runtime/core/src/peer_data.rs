@@ -97,4 +97,30 @@ mod tests {
         // A copy of the directory, opened as often as the original.
         assert!(matches!(mark(7, 3, 101).follows(known), Err(ForeignData::Older { .. })));
     }
+
+    #[test]
+    fn a_refusal_tells_what_was_known_and_what_is_shown() {
+        let refused = |shown: DataMark| shown.follows(mark(7, 3, 100)).expect_err("foreign");
+        let replaced = "the peer had data 0000000000000007 and now has 00000000000000ff";
+        assert_eq!(refused(mark(255, 3, 100)).to_string(), replaced);
+        let older = "the peer was in life 3 of its data and now shows another life 2";
+        assert_eq!(refused(mark(7, 2, 100)).to_string(), older);
+    }
+
+    #[test]
+    fn data_that_was_replaced_is_told_before_a_life_that_is_too_old() {
+        let refused = mark(8, 1, 100).follows(mark(7, 3, 100));
+        assert!(
+            matches!(refused, Err(ForeignData::Replaced { known: 7, shown: 8 })),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn a_register_that_cannot_be_read_keeps_the_cause() {
+        let error = ForeignData::Unusable(Box::new(std::io::Error::other("unplugged")));
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        assert_eq!(error.to_string(), "what is known of the peer cannot be read or written");
+        assert_eq!(cause.as_deref(), Some("unplugged"));
+    }
 }

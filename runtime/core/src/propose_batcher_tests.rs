@@ -524,3 +524,129 @@ fn congestion_waits_for_company_while_two_batches_are_in_flight() {
     (4..=7).for_each(|second| batcher.on_decided(at(1_000_000 * second)));
     assert_eq!(batcher.poll(at(7_000_000), 1).map(|cut| cut.reason), Some(FlushReason::Linger));
 }
+
+#[test]
+fn a_look_at_no_deadline_does_not_put_off_the_next() {
+    let mut batcher = busy(BatchConfig { in_flight_max: 1, ..BatchConfig::default() });
+    push(&mut batcher, at(1), 1);
+    assert_eq!(batcher.expire(at(5)), []);
+    batcher.push(at(6), unit(1, 1), Some(at(10)), 2).expect("room");
+    assert_eq!(batcher.next_wake(at(6)), Some(at(10)));
+}
+
+#[test]
+fn the_queue_takes_its_last_command() {
+    let mut batcher = busy(BatchConfig::tiny());
+    push(&mut batcher, at(1), 1);
+    batcher.push(at(1), unit(7, 1), None, 2).expect("eight in all");
+    let refused = reason_of(batcher.push(at(1), unit(1, 1), None, 3));
+    assert_eq!(refused, RefuseReason::QueueCommandsFull { max: 8 });
+}
+
+#[test]
+fn the_queue_takes_its_last_byte() {
+    let mut batcher = busy(BatchConfig { in_flight_max: 1, ..BatchConfig::tiny() });
+    batcher.push(at(1), unit(1, 100), None, 1).expect("an empty queue");
+    let rest = unit(1, 256 - unit(1, 100).encoded_len() - 3);
+    assert_eq!(unit(1, 100).encoded_len() + rest.encoded_len(), 256);
+    batcher.push(at(1), rest, None, 2).expect("exactly full");
+    let refused = reason_of(batcher.push(at(1), unit(1, 0), None, 3));
+    assert_eq!(refused, RefuseReason::QueueBytesFull { max: 256 });
+}
+
+#[test]
+fn bytes_are_full_when_they_are_reached() {
+    let mut batcher = busy(BatchConfig::tiny());
+    batcher.push(at(1), unit(1, 61), None, 1).expect("room");
+    assert!(batcher.poll(at(1), 1).is_none(), "63 of 64 bytes");
+    batcher.fail_all();
+    batcher.push(at(1), unit(1, 62), None, 2).expect("room");
+    assert_eq!(batcher.poll(at(1), 1).map(|cut| cut.reason), Some(FlushReason::Bytes));
+}
+
+#[test]
+fn units_that_fill_a_batch_to_the_byte_share_it() {
+    let mut batcher = busy(BatchConfig::tiny());
+    batcher.push(at(1), unit(1, 30), None, 1).expect("room");
+    batcher.push(at(1), unit(1, 30), None, 2).expect("room");
+    let cut = batcher.poll(at(1), 1).expect("64 bytes");
+    assert_eq!((ids(&cut), cut.reason), (vec![1, 2], FlushReason::Bytes));
+}
+
+/// A unit that takes `bytes` in a batch, of commands that are each small enough.
+fn unit_of(bytes: usize) -> Unit {
+    let mut sized = unit(2, bytes / 2 - 8);
+    let rest = bytes - sized.encoded_len();
+    sized.commands[1] = vec![7; bytes / 2 - 8 + rest].into();
+    assert_eq!(sized.encoded_len(), bytes);
+    sized
+}
+
+#[test]
+fn the_largest_unit_leaves_an_entry_its_framing() {
+    let mut batcher = batcher(BatchConfig::high_throughput());
+    let max = ENTRY_BYTES_MAX - BATCH_OVERHEAD_BYTES_MAX;
+    let refused = reason_of(batcher.push(at(0), unit_of(max + 1), None, 1));
+    assert_eq!(refused, RefuseReason::TooLarge { bytes: max + 1, max });
+    batcher.push(at(0), unit_of(max), None, 2).expect("exactly the limit");
+    let cut = batcher.poll(at(0), 1).expect("idle");
+    assert!(cut.batch.len() <= ENTRY_BYTES_MAX, "{} bytes", cut.batch.len());
+}
+
+#[test]
+fn a_batch_of_many_units_leaves_an_entry_its_framing() {
+    let mut batcher = busy(BatchConfig::high_throughput());
+    let half = ENTRY_BYTES_MAX / 2 - 4;
+    batcher.push(at(1), unit_of(half), None, 1).expect("room");
+    batcher.push(at(1), unit_of(half), None, 2).expect("room");
+    let lingered = at(1).after(BatchConfig::high_throughput().linger);
+    assert_eq!(ids(&batcher.poll(lingered, 1).expect("lingered")), [1]);
+}
+
+#[test]
+fn cutting_some_keeps_the_deadlines_of_the_rest() {
+    let mut batcher = busy(BatchConfig::tiny());
+    for id in 1..=4 {
+        batcher.push(at(1), unit(1, 1), Some(at(50)), id).expect("room");
+    }
+    assert_eq!(ids(&batcher.poll(at(1), 1).expect("count")), [1, 2, 3]);
+    assert_eq!(batcher.next_wake(at(1)), Some(at(50)));
+    assert_eq!(batcher.expire(at(50)), [4]);
+}
+
+#[test]
+fn what_can_never_be_queued_is_told_before_what_may_be_later() {
+    let mut batcher = busy(BatchConfig { in_flight_max: 1, ..BatchConfig::tiny() });
+    batcher.push(at(1), unit(8, 1), None, 1).expect("room");
+    let reason =
+        |batcher: &mut Batcher, unit, deadline| reason_of(batcher.push(at(5), unit, deadline, 2));
+    let many = BATCH_COMMANDS_MAX + 1;
+    let length = RefuseReason::Length { commands: many };
+    assert_eq!(reason(&mut batcher, unit(many, COMMAND_BYTES_MAX / 4_096), None), length);
+    let large = reason(&mut batcher, unit(1, COMMAND_BYTES_MAX + 1), Some(at(5)));
+    assert!(matches!(large, RefuseReason::TooLarge { .. }), "{large:?}");
+    assert_eq!(reason(&mut batcher, unit(1, 1), Some(at(5))), RefuseReason::Expired);
+    batcher.stop();
+    assert_eq!(reason(&mut batcher, unit(0, 0), None), RefuseReason::Stopped);
+}
+
+#[test]
+fn a_deadline_that_is_now_has_passed() {
+    let mut batcher = busy(BatchConfig::default());
+    batcher.push(at(1), unit(1, 1), Some(at(50)), 1).expect("room");
+    assert_eq!(batcher.expire(at(49)), []);
+    assert_eq!(batcher.expire(at(50)), [1]);
+    assert_eq!(batcher.stats().expired_units, 1);
+}
+
+#[test]
+fn expired_units_are_counted_where_they_are_met() {
+    let mut batcher = busy(BatchConfig::default());
+    batcher.push(at(1), unit(1, 1), Some(at(50)), 1).expect("room");
+    push(&mut batcher, at(1), 2);
+    batcher.push(at(1), unit(1, 1), Some(at(60)), 3).expect("room");
+    assert!(batcher.poll(at(55), 1).is_none(), "it lingers");
+    assert_eq!(batcher.stats().expired_units, 1, "met at the front");
+    assert_eq!(batcher.expire(at(60)), [1, 3]);
+    assert_eq!(batcher.stats().expired_units, 2, "and by a scan");
+}

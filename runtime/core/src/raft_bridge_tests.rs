@@ -316,3 +316,41 @@ fn refusals_say_what_does_not_leave() {
     ];
     assert_eq!(texts, expected);
 }
+
+#[test]
+fn every_transition_and_kind_of_step_is_known_to_raft() {
+    use eraftpb::{ConfChangeTransition as RaftTransition, ConfChangeType};
+    let replica = ReplicaId::new(7);
+    let to_raft = |transition, kind| {
+        let steps = vec![ConfChangeStep { kind, replica }];
+        let change = ConfChange { transition, steps, ..ConfChange::default() };
+        let raft = conf_change_to_raft(&change);
+        (raft.transition, raft.changes[0].change_type, raft.changes[0].node_id)
+    };
+    let told = [
+        to_raft(ConfTransition::Auto, ConfChangeKind::AddVoter),
+        to_raft(ConfTransition::Implicit, ConfChangeKind::AddLearner),
+        to_raft(ConfTransition::Explicit, ConfChangeKind::Remove),
+    ];
+    let expected = [
+        (RaftTransition::Auto, ConfChangeType::AddNode, 7),
+        (RaftTransition::Implicit, ConfChangeType::AddLearnerNode, 7),
+        (RaftTransition::Explicit, ConfChangeType::RemoveNode, 7),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn leaving_a_joint_configuration_has_no_context() {
+    assert!(conf_change_to_raft(&ConfChange::default()).context.is_empty());
+}
+
+#[test]
+fn a_part_of_a_split_append_keeps_what_all_of_it_says() {
+    let entries = vec![entry(7, APPEND_BYTES_MAX), entry(8, 1)];
+    let context = Bytes::from_static(b"c");
+    let whole = RaftMessage { context, commit_term: Term::new(2), ..append(6, entries) };
+    let parts = from_raft(to_raft(whole)).expect("for peers");
+    let kept = parts.iter().map(|p| (p.term.get(), p.commit_term.get(), &p.context[..]));
+    assert_eq!(kept.collect::<Vec<_>>(), [(3, 2, &b"c"[..]), (3, 2, &b"c"[..])]);
+}

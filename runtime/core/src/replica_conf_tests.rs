@@ -87,3 +87,77 @@ fn a_removed_follower_is_sent_nothing_more() {
     assert!(sent.iter().any(|line| line.starts_with("send 201 Append")), "{sent:?}");
     assert!(!sent.iter().any(|line| line.starts_with("send 301")), "{sent:?}");
 }
+
+#[test]
+fn a_leader_that_hands_over_changes_no_members() {
+    let mut leader = leader();
+    leader.transfer_leader(NodeId::new(2));
+    let learner = change(ConfChangeKind::AddLearner, 4);
+    assert_eq!(leader.propose_members(&learner), Err(Refusal::NotLeader));
+}
+
+#[test]
+fn a_backlog_refuses_changes_too() {
+    let mut leader = sole_leader();
+    leader.config.apply_backlog_bytes_max = 0;
+    propose(&mut leader, "a");
+    take(&mut leader);
+    leader.on_persisted(ReadyNumber::new(2));
+    take(&mut leader);
+    let learner = change(ConfChangeKind::AddLearner, 4);
+    assert_eq!(leader.propose_members(&learner), Err(Refusal::ApplyBacklogFull));
+}
+
+/// A leader of three whose change, entry 2, is in force and durable, and handed over.
+fn changed(change: &ConfChange) -> TestReplica {
+    let mut leader = leader();
+    assert_eq!(leader.propose_members(change), Ok(LogIndex::new(2)));
+    take(&mut leader);
+    leader.on_persisted(ReadyNumber::new(3));
+    acknowledge(&mut leader, 1, 2);
+    take(&mut leader);
+    leader.on_persisted(ReadyNumber::new(4));
+    assert!(take(&mut leader).contains(&"apply 2 -".to_owned()));
+    leader
+}
+
+#[test]
+fn a_change_that_is_applied_makes_room_for_the_next() {
+    let mut leader = changed(&change(ConfChangeKind::AddLearner, 4));
+    let next = change(ConfChangeKind::AddLearner, 5);
+    assert_eq!(leader.propose_members(&next), Err(Refusal::ChangePending));
+    leader.on_applied(LogIndex::new(2), LogIndex::ZERO);
+    assert_eq!(leader.propose_members(&next), Ok(LogIndex::new(3)));
+}
+
+#[test]
+fn a_joint_configuration_is_left_at_once_when_it_is_applied() {
+    let transition = crate::conf_change::ConfTransition::Implicit;
+    let mut leader = changed(&ConfChange { transition, ..change(ConfChangeKind::AddLearner, 4) });
+    leader.on_applied(LogIndex::new(2), LogIndex::ZERO);
+    let out = take(&mut leader);
+    assert_eq!(out[0], "append 5: t1 vote 101 commit 2 [3]");
+    assert!(out.contains(&"send 201 Append 2 [3] 2".to_owned()), "{out:?}");
+}
+
+#[test]
+fn an_explicit_joint_configuration_stays() {
+    let transition = crate::conf_change::ConfTransition::Explicit;
+    let mut leader = changed(&ConfChange { transition, ..change(ConfChangeKind::AddLearner, 4) });
+    leader.on_applied(LogIndex::new(2), LogIndex::ZERO);
+    assert_eq!(take(&mut leader), [""; 0]);
+    assert!(!leader.status().configuration.voters_outgoing.is_empty());
+    assert_eq!(leader.propose_members(&ConfChange::default()), Ok(LogIndex::new(3)));
+}
+
+#[test]
+fn a_new_member_is_sent_what_it_lacks() {
+    let mut leader = leader();
+    assert_eq!(leader.propose_members(&change(ConfChangeKind::AddVoter, 4)), Ok(LogIndex::new(2)));
+    take(&mut leader);
+    leader.on_persisted(ReadyNumber::new(3));
+    acknowledge(&mut leader, 1, 2);
+    let told = take(&mut leader);
+    let sent: Vec<_> = told.iter().filter(|line| line.starts_with("send 401")).collect();
+    assert_eq!(sent.len(), 1, "{told:?}");
+}

@@ -105,3 +105,50 @@ fn readers_outlive_a_lost_leadership() {
     assert!(!lost.iter().any(|line| line.contains("read r")), "{lost:?}");
     assert_eq!(leader.reads_waiting(), 1);
 }
+
+#[test]
+fn a_read_does_not_wait_for_what_is_not_committed() {
+    let mut leader = leader();
+    propose(&mut leader, "a");
+    leader.read("r");
+    take(&mut leader);
+    heartbeat_answer(&mut leader, 2, 1);
+    assert_eq!(take(&mut leader).last().map(String::as_str), Some("read r 1"));
+}
+
+#[test]
+fn a_round_that_is_confirmed_twice_answers_once() {
+    let mut leader = leader();
+    leader.read("r");
+    take(&mut leader);
+    heartbeat_answer(&mut leader, 2, 1);
+    take(&mut leader);
+    heartbeat_answer(&mut leader, 3, 1);
+    assert!(!take(&mut leader).iter().any(|line| line.starts_with("read")));
+    assert_eq!(leader.reads_waiting(), 0);
+}
+
+#[test]
+fn a_third_round_waits_for_one_of_two() {
+    let mut leader = leader();
+    for reader in ["a", "b", "c", "d"] {
+        leader.read(reader);
+        take(&mut leader);
+    }
+    heartbeat_answer(&mut leader, 2, 1);
+    let told = take(&mut leader);
+    assert_eq!(told.last().map(String::as_str), Some("read a 1"));
+    heartbeat_answer(&mut leader, 2, 3);
+    assert_eq!(take(&mut leader), ["read b 1", "read c 1", "read d 1"]);
+}
+
+#[test]
+fn an_answer_of_another_term_confirms_nothing() {
+    let mut leader = leader();
+    leader.read("r");
+    take(&mut leader);
+    let late = RaftMessage { context: context(1), ..message(RaftKind::HeartbeatResponse, 1) };
+    step(&mut leader, 3, message(RaftKind::Heartbeat, 5));
+    step(&mut leader, 2, late);
+    assert!(!take(&mut leader).iter().any(|line| line == "read r 1"));
+}

@@ -349,8 +349,14 @@ fn without_voters_there_is_no_replica() {
 mod announcements;
 #[path = "replica_conf_tests.rs"]
 mod configurations;
+#[path = "replica_log_tests.rs"]
+mod logs;
 #[path = "replica_read_tests.rs"]
 mod reads;
+#[path = "replica_role_tests.rs"]
+mod roles;
+#[path = "replica_timer_tests.rs"]
+mod timers;
 #[path = "replica_window_tests.rs"]
 mod windows;
 

@@ -615,3 +615,94 @@ fn correct_traffic_passes() {
     assert_eq!(bench.node.raft.state, StateRole::Leader);
     assert_eq!(entry_to_raft(entry(1, 1)).index, 1);
 }
+
+#[test]
+fn a_commit_beyond_the_log_is_refused_in_this_term_and_in_later_ones() {
+    let mut bench = Bench::new();
+    assert!(bench.offer(2, append(3, (0, 0), vec![entry(1, 1)])));
+    let commit = |commit, term| RaftMessage {
+        commit: LogIndex::new(commit),
+        ..message(RaftKind::Heartbeat, term)
+    };
+    let (two, last) = (LogIndex::new(2), LogIndex::new(1));
+    let expected = InvalidMessage::CommitBeyondLast { commit: two, last };
+    assert_eq!(bench.check(2, &commit(1, 3)), Ok(()), "the last entry");
+    assert_eq!(bench.check(2, &commit(2, 2)), Ok(()), "of an earlier term");
+    assert_eq!(bench.check(2, &commit(2, 3)), Err(expected.clone()));
+    assert_eq!(bench.check(2, &commit(2, 4)), Err(expected));
+}
+
+#[test]
+fn entries_follow_each_other_to_the_last() {
+    let (expected, found) = (LogIndex::new(3), LogIndex::new(4));
+    let gap = append(1, (0, 0), vec![entry(1, 1), entry(2, 1), entry(4, 1)]);
+    let refused = InvalidMessage::EntriesNotContiguous { expected, found };
+    assert_eq!(Bench::new().check(2, &gap), Err(refused));
+}
+
+#[test]
+fn every_word_that_can_make_a_leader_waits_for_a_durable_log() {
+    use RaftKind::{RequestPreVoteResponse, RequestVoteResponse, TimeoutNow};
+    let mut bench = Bench::new();
+    assert!(bench.offer(2, append(1, (0, 0), vec![entry(1, 1)])));
+    let refused = KINDS.into_iter().filter(|kind| {
+        let mut word = message(*kind, if *kind == RaftKind::ReadIndex { 0 } else { 1 });
+        word.context = Bytes::from_static(b"read");
+        matches!(bench.check(2, &word), Err(InvalidMessage::NotPersisted { .. }))
+    });
+    let expected = [RequestVoteResponse, TimeoutNow, RequestPreVoteResponse];
+    assert_eq!(refused.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_voter_of_the_outgoing_half_may_be_made_a_candidate() {
+    let mut bench = Bench::new();
+    bench.configuration.voters.retain(|voter| *voter != replica(1));
+    bench.configuration.voters_outgoing = vec![replica(1), replica(2)];
+    assert_eq!(bench.check(2, &message(RaftKind::TimeoutNow, 1)), Ok(()));
+}
+
+#[test]
+fn a_read_is_asked_without_a_term_and_answered_with_one() {
+    let read = |kind, term| {
+        Bench::new().check(2, &RaftMessage { context: b"read"[..].into(), ..message(kind, term) })
+    };
+    assert_eq!(read(RaftKind::ReadIndex, 0), Ok(()));
+    assert_eq!(read(RaftKind::ReadIndexResponse, 1), Ok(()));
+    let (kind, term) = (RaftKind::ReadIndex, Term::new(1));
+    assert_eq!(read(kind, 1), Err(InvalidMessage::Term { kind, term }));
+}
+
+#[test]
+fn the_address_is_checked_before_the_message() {
+    let mut nonsense = message(RaftKind::Append, 0);
+    nonsense.request_snapshot = LogIndex::new(1);
+    let bench = Bench::new();
+    let check = |to| validate(&bench.view(), NodeId::new(20), replica(2), replica(to), &nonsense);
+    let elsewhere = InvalidMessage::WrongReplica { to: replica(3), replica: replica(1) };
+    assert_eq!(check(3), Err(elsewhere));
+    let (kind, term) = (RaftKind::Append, Term::new(0));
+    assert_eq!(check(1), Err(InvalidMessage::Term { kind, term }));
+}
+
+#[test]
+fn a_conf_change_behind_other_entries_is_read_too() {
+    let good = LogEntry { kind: EntryKind::ConfChange, data: removal(3).encode(), ..entry(1, 1) };
+    let bad = LogEntry { kind: EntryKind::ConfChange, ..entry(2, 1) };
+    let bench = Bench::new();
+    assert_eq!(bench.check(2, &append(1, (0, 0), vec![good.clone()])), Ok(()));
+    let error = bench.check(2, &append(1, (0, 0), vec![good, bad])).expect_err("no conf change");
+    assert!(matches!(error, InvalidMessage::ConfChange { index, .. } if index.get() == 2));
+}
+
+#[test]
+fn who_is_refused_with_a_cause_says_it() {
+    let home = NodeId::new(20);
+    let wrong = InvalidMessage::WrongNode { from: replica(2), home, sender: NodeId::new(30) };
+    assert_eq!(wrong.to_string(), "replica 2 lives on node 20, the message came from node 30");
+    let source = crate::conf_change::ConfChangeError::ZeroId;
+    let conf = InvalidMessage::ConfChange { index: LogIndex::new(3), source };
+    let cause = std::error::Error::source(&conf).map(ToString::to_string);
+    assert_eq!(conf.to_string(), "entry 3 holds no usable conf change");
+    assert_eq!(cause.as_deref(), Some("conf change names replica or node 0"));
+}

@@ -475,6 +475,184 @@ fn each_refusal_says_what_it_found() {
     assert_eq!(texts, expected);
 }
 
+/// Goal: no part of a frame is taken for another frame. Method: cut at every byte; whole envelopes
+/// before the cut are read only where the cut is between two.
+#[test]
+fn a_frame_is_cut_between_envelopes_or_refused() {
+    let whole = frame(everything());
+    let ends: Vec<_> = (1..=4).map(|n| frame(everything().into_iter().take(n)).len()).collect();
+    for len in 1..whole.len() {
+        let decoded = decode_frame(whole.slice(..len), HERE);
+        match ends.iter().position(|end| *end == len) {
+            Some(at) => assert_eq!(decoded.map(|envelopes| envelopes.len()), Ok(at + 1)),
+            None => assert!(decoded.is_err(), "{len} of {} bytes", whole.len()),
+        }
+    }
+}
+
+#[test]
+fn a_frame_of_exactly_the_limit_is_looked_at() {
+    let error = decode_frame(Bytes::from(vec![0; FRAME_BYTES_MAX]), HERE);
+    assert!(matches!(error, Err(WireError::Decode(_))), "{error:?}");
+}
+
+#[test]
+fn fields_of_a_later_build_are_passed_over() {
+    let known = envelope(Body::UnknownGroup);
+    let mut later = BytesMut::from(&frame([known.clone()])[..]);
+    prost::encoding::uint64::encode(999, &7, &mut later);
+    assert_eq!(decode_frame(later.freeze(), HERE), Ok(vec![known]));
+}
+
+#[test]
+fn what_an_envelope_is_for_is_read_last() {
+    let kind = proto::RaftMessage { kind: 7, ..proto::RaftMessage::default() };
+    let raw =
+        proto::Envelope { group: 0, from: 0, to: 0, body: Some(proto::envelope::Body::Raft(kind)) };
+    assert_eq!(refused(raw.clone()), zero("group"));
+    let value = 7;
+    let unknown = WireError::UnknownKind { field: "message kind", value };
+    assert_eq!(refused(proto::Envelope { group: 1, ..raw }), unknown);
+}
+
+#[test]
+fn the_second_of_two_units_is_looked_at_too() {
+    let error = refused_forward(|f| f.units[1].commands[0] = vec![0; COMMAND_BYTES_MAX + 1].into());
+    assert_eq!(error, beyond("command length", COMMAND_BYTES_MAX as u64));
+    let mut largest = forward_to_proto(forward());
+    largest.units[1].commands[0] = vec![0; COMMAND_BYTES_MAX].into();
+    assert!(forward_from_proto(largest).is_ok(), "exactly the limit");
+}
+
+#[test]
+fn a_unit_of_as_many_commands_as_allowed_is_read() {
+    let mut most = forward_to_proto(forward());
+    most.units[0].commands = vec![Bytes::new(); BATCH_COMMANDS_MAX];
+    let units = forward_from_proto(most).map(|forward| forward.units[0].commands.len());
+    assert_eq!(units, Ok(BATCH_COMMANDS_MAX));
+}
+
+#[test]
+fn a_rejection_stays_a_rejection_on_the_wire() {
+    let responses =
+        vec![Response::Rejected(Bytes::from_static(b"x")), Response::Accepted(Bytes::new())];
+    let applied = AppliedUnit {
+        index: LogIndex::new(ORDINAL_MAX),
+        term: Term::new(ORDINAL_MAX),
+        first_sub_index: u32::MAX,
+        responses,
+    };
+    assert_eq!(applied_from_proto(applied_to_proto(applied.clone())), Ok(applied));
+}
+
+#[test]
+fn an_entry_of_any_index_is_at_most_the_largest() {
+    let error = refused_raft(|m| m.entries[1].index = ORDINAL_MAX + 1);
+    assert_eq!(error, beyond("entry index", ORDINAL_MAX));
+}
+
+/// The bytes of a frame with the one envelope of `body`, behind group 5, replica 1 and replica 2.
+fn bytes_of(body: Body) -> Vec<u8> {
+    let raw = frame([envelope(body)]);
+    assert_eq!(raw[0], 0x0a, "envelopes are field 1");
+    assert_eq!(usize::from(raw[1]), raw.len() - 2);
+    assert_eq!(raw[2..8], [0x08, 5, 0x10, 1, 0x18, 2]);
+    raw[8..].to_vec()
+}
+
+#[test]
+fn a_heartbeat_is_these_bytes() {
+    let commit = LogIndex::new(9);
+    let message = RaftMessage { commit, ..RaftMessage::new(RaftKind::Heartbeat, Term::new(4)) };
+    assert_eq!(bytes_of(Body::Raft(message)), [0x22, 6, 0x08, 8, 0x10, 4, 0x30, 9]);
+}
+
+#[test]
+fn an_append_is_these_bytes() {
+    let data = Bytes::from_static(b"ab");
+    let entries = vec![LogEntry { kind: EntryKind::Normal, data, ..entry(11) }];
+    let message = RaftMessage {
+        entries,
+        log_term: Term::new(2),
+        index: LogIndex::new(10),
+        compact_floor: LogIndex::new(6),
+        ..RaftMessage::new(RaftKind::Append, Term::new(3))
+    };
+    let expected = [
+        &[0x22, 22, 0x08, 3, 0x10, 3, 0x18, 2, 0x20, 10][..],
+        &[0x2a, 10, 0x08, 1, 0x10, 3, 0x18, 11, 0x22, 2, b'a', b'b'],
+        &[0x68, 6],
+    ];
+    assert_eq!(bytes_of(Body::Raft(message)), expected.concat());
+}
+
+#[test]
+fn the_rarer_fields_are_these_bytes() {
+    let message = RaftMessage {
+        commit_term: Term::new(2),
+        reject: true,
+        reject_hint: LogIndex::new(4),
+        request_snapshot: LogIndex::new(3),
+        priority: -4,
+        context: Bytes::from_static(b"c"),
+        ..RaftMessage::new(RaftKind::RequestVoteResponse, Term::new(3))
+    };
+    let expected = [
+        &[0x22, 17, 0x08, 6, 0x10, 3, 0x38, 2, 0x40, 1, 0x48, 4][..],
+        &[0x50, 3, 0x58, 7, 0x62, 1, b'c'],
+    ];
+    assert_eq!(bytes_of(Body::Raft(message)), expected.concat());
+}
+
+#[test]
+fn kinds_are_numbered_as_by_raft() {
+    use RaftKind::{
+        Append, AppendResponse, Heartbeat, HeartbeatResponse, ReadIndex, ReadIndexResponse,
+        RequestPreVote, RequestPreVoteResponse, RequestVote, RequestVoteResponse, TimeoutNow,
+    };
+    let replication = [Append, AppendResponse, Heartbeat, HeartbeatResponse];
+    assert_eq!(replication.map(|kind| kind_to_proto(kind) as i32), [3, 4, 8, 9]);
+    let elections = [RequestVote, RequestVoteResponse, RequestPreVote, RequestPreVoteResponse];
+    assert_eq!(elections.map(|kind| kind_to_proto(kind) as i32), [5, 6, 17, 18]);
+    let others = [TimeoutNow, ReadIndex, ReadIndexResponse];
+    assert_eq!(others.map(|kind| kind_to_proto(kind) as i32), [14, 15, 16]);
+}
+
+#[test]
+fn a_forward_is_these_bytes() {
+    let expected = [
+        &[0x2a, 19, 0x08, 77][..],
+        &[0x12, 7, 0x08, 1, 0x12, 1, b'a', 0x12, 0],
+        &[0x12, 3, 0x12, 1, b'b', 0x18, 0xfa, 1],
+    ];
+    let bytes = bytes_of(Body::Forward(forward()));
+    assert_eq!(bytes, expected.concat());
+}
+
+#[test]
+fn outcomes_are_told_apart_by_these_numbers() {
+    let field = |result| result_to_proto(result).encode_to_vec()[0] >> 3;
+    let numbers: Vec<_> = reply().results.into_iter().map(field).collect();
+    assert_eq!(numbers, [1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+}
+
+#[test]
+fn an_applied_unit_is_these_bytes() {
+    let applied = AppliedUnit {
+        index: LogIndex::new(3),
+        term: Term::new(6),
+        first_sub_index: 2,
+        responses: vec![Response::Accepted(Bytes::from_static(b"y"))],
+    };
+    let expected = [0x08, 3, 0x10, 6, 0x18, 2, 0x22, 5, 0x08, 1, 0x12, 1, b'y'];
+    assert_eq!(applied_to_proto(applied).encode_to_vec(), expected);
+}
+
+#[test]
+fn an_unknown_group_is_these_bytes() {
+    assert_eq!(bytes_of(Body::UnknownGroup), [0x3a, 0]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::source::{Function, SourceFile, closing_brace, functions, line_of, words};
+use super::source::{Function, Lines, SourceFile, closing_brace, functions, words};
 
 /// A rule that a line breaks.
 #[derive(Debug)]
@@ -249,6 +249,7 @@ fn declared_modules(file: &SourceFile, code: &str, is_root: bool) -> Vec<String>
         _ => folder.to_owned(),
     };
     let lines: Vec<_> = file.text.lines().collect();
+    let line_ends = Lines::of(code);
     let mut modules = Vec::new();
     let found: Vec<_> = words(code).collect();
     for pair in found.windows(2) {
@@ -256,7 +257,7 @@ fn declared_modules(file: &SourceFile, code: &str, is_root: bool) -> Vec<String>
         if !code[name_at + name.len()..].trim_start().starts_with(';') {
             continue;
         }
-        let line = line_of(code, at);
+        let line = line_ends.line_of(at);
         let above = lines[..line - 1].iter().rev().take_while(|l| l.trim().starts_with("#["));
         let path = above.filter_map(|l| l.split("#[path = \"").nth(1)?.split('"').next()).next();
         match path {

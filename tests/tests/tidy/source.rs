@@ -55,6 +55,7 @@ pub struct Function {
 /// The functions with a body in blanked code, nested ones included.
 pub fn functions(code: &str) -> Vec<Function> {
     let bytes = code.as_bytes();
+    let lines = Lines::of(code);
     let starts = words(code).filter(|(_, word)| *word == "fn").map(|(at, _)| at);
     let found = starts.filter_map(|at| {
         let name = words(&code[at + 2..]).next()?;
@@ -62,21 +63,31 @@ pub fn functions(code: &str) -> Vec<Function> {
         let is_named = code[at + 2..at + 2 + name.0].trim().is_empty();
         let open = body_start(bytes, at).filter(|_| is_named)?;
         let close = closing_brace(bytes, open)?;
-        let line = line_of(code, at);
-        let lines = line_of(code, close) - line + 1;
+        let line = lines.line_of(at);
+        let lines = lines.line_of(close) - line + 1;
         Some(Function { name: name.1.into(), line, lines, body: open..close + 1 })
     });
     found.collect()
 }
 
-/// The line of a byte, from 1.
-pub fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1
+/// Where the lines of a text end, found once for many questions.
+pub struct Lines {
+    ends: Vec<usize>,
+}
+
+impl Lines {
+    pub fn of(text: &str) -> Self {
+        Self { ends: text.match_indices('\n').map(|(at, _)| at).collect() }
+    }
+
+    /// The line of a byte, from 1.
+    pub fn line_of(&self, at: usize) -> usize {
+        self.ends.partition_point(|end| *end < at) + 1
+    }
 }
 
 /// Identifiers, keywords and numbers, with where they begin.
 pub fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let mut at = 0;
     std::iter::from_fn(move || {
         let start = at + code[at..].find(is_word)?;
@@ -85,6 +96,17 @@ pub fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
         at = start + len;
         Some((start, &rest[..len]))
     })
+}
+
+/// The last of the [`words`], found from the end.
+pub fn last_word(code: &str) -> Option<&str> {
+    let upto = code.trim_end_matches(|c| !is_word(c));
+    let start = upto.trim_end_matches(is_word).len();
+    Some(&upto[start..]).filter(|word| !word.is_empty())
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
 }
 
 /// Where the body of the function at `at` opens; `None` if it has none.
@@ -285,6 +307,19 @@ mod tests {
         let found: Vec<_> =
             functions(code).into_iter().map(|f| (f.name, f.line, f.lines)).collect();
         assert_eq!(found, [("a".into(), 1, 5), ("b".into(), 4, 1)]);
+    }
+
+    #[test]
+    fn a_line_ends_with_its_end() {
+        let lines = Lines::of("ab\n\nc");
+        assert_eq!([0, 2, 3, 4].map(|at| lines.line_of(at)), [1, 1, 2, 3]);
+    }
+
+    #[test]
+    fn the_last_word_is_the_one_that_all_words_end_with() {
+        for code in ["", "::", "one", "one::<two>", "a(b_1) + ", "\u{e9}t\u{e9} \u{2192}"] {
+            assert_eq!(last_word(code), words(code).last().map(|(_, word)| word), "{code}");
+        }
     }
 
     #[test]
