@@ -353,6 +353,8 @@ mod configurations;
 mod logs;
 #[path = "replica_read_tests.rs"]
 mod reads;
+#[path = "replica_recovery_tests.rs"]
+mod recoveries;
 #[path = "replica_role_tests.rs"]
 mod roles;
 #[path = "replica_timer_tests.rs"]

@@ -12,7 +12,7 @@ fn with(edit: impl FnOnce(&mut ReplicaConfig), nodes: u64) -> TestReplica {
 }
 
 /// The ticks, up to `until`, at which the replica asks for pre-votes.
-fn stands(replica: &mut TestReplica, until: u64) -> Vec<u64> {
+pub(super) fn stands(replica: &mut TestReplica, until: u64) -> Vec<u64> {
     let mut at = Vec::new();
     for tick in 1..=until {
         replica.on_tick();
@@ -76,7 +76,7 @@ fn who_stands_first_does_so_no_more_once_the_wait_is_an_election_timeout() {
         |config: &mut ReplicaConfig| (config.election_ticks, config.stands_first) = (8, true);
     let mut replica = with(edit, 3);
     assert_eq!(stands(&mut replica, 4), [4]);
-    assert_eq!(replica.first_stand, None, "8 ticks are an election timeout");
+    assert!(replica.early_stand.is_none(), "8 ticks are an election timeout");
 }
 
 #[test]
