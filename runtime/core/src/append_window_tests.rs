@@ -271,3 +271,11 @@ fn who_leads_no_longer_has_nothing_under_way_to_anyone() {
     assert!(windows.windows.is_empty());
     assert_eq!(capacity(&progress(&mut node).ins), APPEND_INFLIGHT_MAX);
 }
+
+#[test]
+fn the_answer_of_one_who_was_removed_frees_nothing() {
+    let mut windows = windows(1_000, &[]);
+    windows.sent(&[Message { to: 9, ..append(5) }]);
+    windows.heartbeat_answered(&replicating(2).raft, 9);
+    assert_eq!(windows.bytes(9), CHARGED);
+}

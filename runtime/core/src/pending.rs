@@ -192,4 +192,14 @@ mod tests {
         pending.register(index(5), Term::new(4), 50);
         assert_eq!(pending.committed(index(5), Term::new(4), |_| unreachable!()), Some(50));
     }
+
+    #[test]
+    fn somebody_waits_until_the_last_has_left() {
+        let mut pending = pending(&[(5, 2), (6, 2)]);
+        assert!(!pending.is_empty());
+        assert_eq!(pending.committed(index(5), Term::new(2), |_| unreachable!()), Some(5));
+        assert!(!pending.is_empty());
+        assert_eq!(pending.unregister_last(), Some(6));
+        assert!(pending.is_empty());
+    }
 }

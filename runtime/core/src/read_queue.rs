@@ -284,4 +284,15 @@ mod tests {
         assert_eq!(queue.drain(), ["a", "b"]);
         assert_eq!(queue.drain(), Vec::<&str>::new());
     }
+
+    #[test]
+    fn a_queue_whose_readers_are_all_in_flight_is_not_empty() {
+        let mut queue = queue();
+        queue.push(0, "a");
+        assert!(!queue.is_empty());
+        let context = queue.start_round(0).expect("a reader waits");
+        assert!(!queue.is_empty());
+        queue.confirmed(&context, AT);
+        assert!(queue.is_empty());
+    }
 }

@@ -222,3 +222,23 @@ fn a_stranger_may_lead() {
     assert!(take(&mut replica).contains(&"leader of t1 is 9".to_owned()));
     assert_eq!(replica.leader(), Some(NodeId::new(9)));
 }
+
+#[test]
+fn a_leader_hears_late_votes_while_its_log_is_not_durable() {
+    let mut leader = leader();
+    propose(&mut leader, "a");
+    take(&mut leader);
+    step(&mut leader, 3, message(RaftKind::RequestVoteResponse, 1));
+    assert_eq!((take(&mut leader), leader.role()), (vec![], Role::Leader));
+}
+
+#[test]
+fn a_follower_refuses_to_stand_while_its_log_is_not_durable() {
+    let mut replica = replica(3);
+    step(&mut replica, 2, append(1, (0, 0), vec![entry(1, 1)], 0));
+    take(&mut replica);
+    let (node, word) = from_peer(2, message(RaftKind::TimeoutNow, 1));
+    let refused = replica.on_message(node, word).expect_err("not durable");
+    let text = "refused: TimeoutNow while the log is durable up to 0 of 1";
+    assert_eq!((refused.to_string().as_str(), replica.role()), (text, Role::Follower));
+}

@@ -85,7 +85,9 @@ fn who_has_heard_of_a_leader_does_not_stand_first() {
     replica.on_tick();
     step(&mut replica, 2, message(RaftKind::Heartbeat, 1));
     replica.take_output();
+    replica.on_persisted(ReadyNumber::new(1));
     assert_eq!(stands(&mut replica, 38), [0; 0]);
+    assert_eq!((replica.role(), replica.first_stand), (Role::Follower, None));
 }
 
 #[test]
