@@ -61,10 +61,10 @@ pub struct ReplicaConfig {
     pub append_in_flight_bytes_max: usize,
     /// What stays in the log after it was compacted.
     pub retention: Retention,
-    /// Whether this replica stands early while nobody has been voted for. One of a group's members
-    /// should, so that a new group does not wait for an election timeout; afterwards whoever voted
-    /// for itself last does, and after a restart takes back what it led. Pre-vote keeps it from
-    /// disturbing a leader.
+    /// Whether this replica stands early when it starts. One of a group's members should, so that a
+    /// new group does not wait for an election timeout. Whoever voted for itself last does so too,
+    /// and after a restart takes back what it led; the one picked here leaves it the turn. Pre-vote
+    /// keeps both from disturbing a leader.
     pub stands_first: bool,
 }
 
@@ -172,12 +172,9 @@ impl<W, R> Replica<W, R> {
             config,
             raft,
         };
-        let stands = match replica.saved_hard_state.vote {
-            Some(candidate) => candidate == id,
-            None => replica.config.stands_first,
-        };
-        if stands {
-            replica.stand_early(1);
+        let voted = replica.saved_hard_state.vote;
+        if voted == Some(id) || replica.config.stands_first {
+            replica.stand_early(if voted.is_none_or(|candidate| candidate == id) { 1 } else { 3 });
         }
         replica.pin_election_timeout();
         Ok(replica)
