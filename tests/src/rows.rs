@@ -18,6 +18,7 @@ mod meters;
 mod priorities;
 pub mod probe;
 mod queues;
+mod repetitions;
 pub mod report;
 mod rogue;
 mod stalls;
@@ -72,9 +73,12 @@ pub const ROWS: &[Row] = &[
     row!("BP-5", "a lone client's p50, batching on and off", batching::bp_5),
     row!("BP-10", "memory under overload", queues::bp_10),
     row!("BP-12", "failures within 50 ms of a step-down", batching::bp_12),
+    row!("AP-1", "10,000 entries with pauses of 0 to 500 ms", repetitions::ap_1),
     row!("AP-2", "memory and terms at a hundredth of the arrival rate", applying::ap_2),
+    row!("AP-6", "1,000 elections that no machine sees", repetitions::ap_6),
     row!("AP-10", "other groups beside one that sleeps 500 ms", applying::ap_10),
     row!("AP-11", "apply to wake p99 < 1 ms", applying::ap_11),
+    row!("RF-9", "a log bounded over 1,000,000 writes", repetitions::rf_9),
     row!("ST-2", "commits for 100 groups with a proposal each", appending::st_2),
     row!("ST-4", "append latency from 1,000 to 1,000,000 entries", appending::st_4),
     row!("TR-3", "heartbeats beside a full lane, 1 % loss", lanes::tr_3),
