@@ -78,6 +78,7 @@ pub const ROWS: &[Row] = &[
     row!("AP-6", "1,000 elections that no machine sees", repetitions::ap_6),
     row!("AP-10", "other groups beside one that sleeps 500 ms", applying::ap_10),
     row!("AP-11", "apply to wake p99 < 1 ms", applying::ap_11),
+    row!("RF-4", "heartbeats beside a peer that swallows everything", heartbeats::rf_4),
     row!("RF-9", "a log bounded over 1,000,000 writes", repetitions::rf_9),
     row!("ST-2", "commits for 100 groups with a proposal each", appending::st_2),
     row!("ST-4", "append latency from 1,000 to 1,000,000 entries", appending::st_4),

@@ -1,4 +1,4 @@
-//! TK-1 to TK-4: ticks and heartbeats depend on nothing but time.
+//! TK-1 to TK-4, RF-4: ticks and heartbeats depend on nothing but time.
 //!
 //! ```text
 //! open load ─→ leader: machine sleeps, or disk does     followers: intervals between heartbeats
@@ -113,6 +113,33 @@ pub async fn tk_4(plan: Plan) -> Report {
                      the log takes 1 s longer on every node; HB 150 ms, EL 3 s";
     let mut report = Report::new(condition);
     under_load(cluster, plan, &mut report, |cluster| cluster.slow_disks(Duration::ZERO)).await;
+    report
+}
+
+/// RF-4: heartbeats to one follower while the other swallows everything.
+pub async fn rf_4(plan: Plan) -> Report {
+    let mut cluster = Cluster::start(Shape::new(3, 1).with_proxies()).await;
+    let leader = cluster.leader(1).await;
+    let silent = cluster.follower(1).await;
+    let group = cluster.group(leader, 1);
+    cluster.isolate(silent, true);
+    let swallowed = || cluster.swallowed(leader, silent);
+    let terms = Terms::watch(&cluster, [1]);
+    Meters::get().forget();
+    let before = swallowed();
+    let tally = LOAD.offer(std::slice::from_ref(&group), plan.time).await;
+    let intervals = Meters::get().take(HEARTBEAT_INTERVAL);
+    let swallowed = swallowed() - before;
+    let mut report = Report::new(
+        "3 nodes, 1 group, 10,000 records/s of 64 bytes in calls of 100; one follower swallows \
+         everything",
+    );
+    tally.report(&mut report);
+    report_count(&mut report, &intervals, plan.time, 1);
+    report_intervals(&mut report, &intervals);
+    report.check("the fault is there: datagrams swallowed", swallowed, "some", swallowed > 0);
+    terms.report(&mut report);
+    cluster.stop_all().await;
     report
 }
 
