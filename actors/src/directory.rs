@@ -37,7 +37,7 @@ pub struct GroupAddrs {
 
 impl GroupAddrs {
     /// Whether all three run.
-    pub(crate) fn are_all_alive(&self) -> bool {
+    pub fn are_all_alive(&self) -> bool {
         self.group.connected() && self.batcher.connected() && self.applier.connected()
     }
 

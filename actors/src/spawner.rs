@@ -164,8 +164,7 @@ impl ArbiterSpawner {
 
 /// Puts the current thread before all that are not of real time, where the process may
 /// (`CAP_SYS_NICE`, `LimitRTPRIO=`): the tick runs for microseconds at a time, and a late one delays
-/// every group's heartbeats. With all cores busy it takes the last hundredth of lateness from 13 ms to
-/// 5 (row TK-1-policies).
+/// every group's heartbeats. What it gains while all cores are busy is row TK-1-policies.
 fn go_first() {
     #[cfg(unix)]
     {

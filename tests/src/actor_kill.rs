@@ -49,10 +49,8 @@ pub fn kill(
 /// Whether every actor of a node runs.
 pub fn is_whole(parts: &NodeParts) -> bool {
     let cells = parts.directory.groups();
-    let groups = cells.iter().all(|(_, cell)| {
-        cell.addrs()
-            .is_some_and(|a| a.group.connected() && a.batcher.connected() && a.applier.connected())
-    });
+    let groups =
+        cells.iter().all(|(_, cell)| cell.addrs().is_some_and(|addrs| addrs.are_all_alive()));
     let actors = parts.actors().is_some_and(|actors| actors.are_all_alive());
     let links = parts.directory.links().iter().all(|(_, link)| link.connected());
     let watchdog = parts.watchdog().is_some_and(|(watchdog, _)| watchdog.connected());

@@ -25,6 +25,7 @@ use polyraft::{
 };
 use polyraft_actors::node_parts::NodeSettings;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::machines::{self, Bench, Ledger};
@@ -408,6 +409,16 @@ impl Cluster {
         }
     }
 
+    /// The bytes on disk of the largest node, once every log of a group is as short as it is to be:
+    /// compaction goes in steps of a quarter of what is kept, and behind the durable state.
+    pub async fn settled_bytes(&self, group: u64, kept: u64) -> u64 {
+        let replicas = self.everywhere(group);
+        let is_short = || replicas.iter().all(|replica| log_entries(replica) <= 2 * kept);
+        wait_until(DEADLINE, "every log is compacted", is_short).await;
+        let bytes = |node: u64| self.node(node).status().storage_bytes;
+        self.running().into_iter().map(bytes).max().expect("nodes run")
+    }
+
     /// The hash of a group's state once every running replica has applied all that was acknowledged.
     ///
     /// # Panics
@@ -434,6 +445,43 @@ pub async fn insist(group: &GroupHandle, command: bytes::Bytes) -> Applied {
         }
     })
     .await
+}
+
+/// Proposes commands of `bytes` each that only add to the total, with so many callers at a time.
+///
+/// # Panics
+/// One is not acknowledged.
+pub async fn write(group: &GroupHandle, callers: u64, commands: u64, bytes: usize) {
+    let mut writers = JoinSet::new();
+    for _ in 0..callers {
+        let group = group.clone();
+        writers.spawn(async move {
+            for _ in 0..commands / callers {
+                group.propose(machines::weight(bytes)).await.expect("a healthy cluster");
+            }
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.expect("a writer never panics");
+    }
+}
+
+/// Hands leadership from the leader to the next of three nodes, waits until all replicas know, and
+/// returns the new leader. `replicas` are in the order of their nodes.
+pub async fn hand_over(replicas: &[GroupHandle]) -> NodeId {
+    let leader = replicas[0].status().leader.expect("every node knows the leader").get();
+    let heir = NodeId::new(leader % 3 + 1);
+    let sent = replicas[leader as usize - 1].transfer_leader(heir);
+    assert!(sent, "an idle mailbox has room");
+    let moved = || replicas.iter().all(|replica| replica.status().leader == Some(heir));
+    wait_until(DEADLINE, "the heir leads", moved).await;
+    heir
+}
+
+/// Entries in a replica's log.
+pub fn log_entries(replica: &GroupHandle) -> u64 {
+    let status = replica.status();
+    status.last.get() - status.compacted.get()
 }
 
 /// Asks a group's state on this node, however old.

@@ -9,7 +9,9 @@ use polyraft::{Applied, GroupHandle, GroupId, Health, NodeId, ProposeError, Read
 use polyraft_actors::group::Submit;
 use polyraft_actors::proposal::{BatchWaiters, UnitReply, UnitWaiter};
 use polyraft_core::batch::{self, Unit};
-use polyraft_tests::cluster::{Cluster, DEADLINE, Shape, insist, stale_number, wait_until};
+use polyraft_tests::cluster::{
+    Cluster, DEADLINE, Shape, hand_over, insist, stale_number, wait_until,
+};
 use polyraft_tests::machines::{add, count_of, create, number, poison, total, weight};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -249,11 +251,7 @@ async fn elections_never_reach_the_machine() {
     let mut cluster = Cluster::start(Shape::new(3, 1)).await;
     let first = cluster.leading(1).await.status();
     for _ in 0..ELECTIONS {
-        let leader = cluster.leader(1).await;
-        let heir = NodeId::new(leader % 3 + 1);
-        assert!(cluster.group(leader, 1).transfer_leader(heir));
-        let moved = || cluster.everywhere(1).iter().all(|g| g.status().leader == Some(heir));
-        wait_until(DEADLINE, "the heir leads", moved).await;
+        hand_over(&cluster.everywhere(1)).await;
     }
     let group = cluster.leading(1).await;
     group.propose(add("after")).await.expect("a healthy cluster");

@@ -8,10 +8,9 @@ use polyraft::{
     StorageConfig,
 };
 use polyraft_tests::cluster::{
-    Cluster, DEADLINE, Shape, insist, stale_number, wait_for, wait_until,
+    Cluster, DEADLINE, Shape, insist, stale_number, wait_for, wait_until, write,
 };
-use polyraft_tests::machines::{add, count_of, create, number, total, weight};
-use tokio::task::JoinSet;
+use polyraft_tests::machines::{add, count_of, create, number, total};
 
 /// RF-2: whole clusters go down and come back ten times, in order and at once, with everything:
 /// commands, terms, membership.
@@ -106,10 +105,10 @@ async fn the_log_is_bounded_over_many_writes() {
     let shape = Shape::new(3, 1).limits(limits).storage(storage);
     let mut cluster = Cluster::start(shape).await;
     let group = cluster.leading(1).await;
-    write(&group, WRITES / 3, COMMAND_BYTES).await;
-    let third = settled_bytes(&cluster, RETAINED).await;
-    write(&group, WRITES - WRITES / 3, COMMAND_BYTES).await;
-    let all = settled_bytes(&cluster, RETAINED).await;
+    write(&group, 8, WRITES / 3, COMMAND_BYTES).await;
+    let third = cluster.settled_bytes(1, RETAINED).await;
+    write(&group, 8, WRITES - WRITES / 3, COMMAND_BYTES).await;
+    let all = cluster.settled_bytes(1, RETAINED).await;
     println!("{third} bytes on disk after {} writes, {all} after {WRITES}", WRITES / 3);
     // Files grow in steps of tens of MiB, so that their pages stay contiguous.
     assert!(all <= third + (64 << 20), "120 MiB more were written: {third} grew to {all} bytes");
@@ -119,36 +118,6 @@ async fn the_log_is_bounded_over_many_writes() {
     let found = cluster.leading(1).await.read(total()).await.expect("a healthy cluster");
     assert_eq!(number(&found), WRITES);
     cluster.stop_all().await;
-}
-
-/// Commands of `bytes` each, eight at a time, so that the test is not as slow as a sync.
-async fn write(group: &GroupHandle, commands: u64, bytes: usize) {
-    let mut writers = JoinSet::new();
-    for _ in 0..8 {
-        let group = group.clone();
-        writers.spawn(async move {
-            for _ in 0..commands / 8 {
-                group.propose(weight(bytes)).await.expect("a healthy cluster");
-            }
-        });
-    }
-    while let Some(done) = writers.join_next().await {
-        done.expect("a writer never panics");
-    }
-}
-
-/// Waits until every log is as short as its retention says, and returns the largest node's bytes.
-async fn settled_bytes(cluster: &Cluster, retained: u64) -> u64 {
-    let groups = cluster.everywhere(1);
-    // Compaction goes in steps of a quarter of what is retained, and behind the durable state.
-    let live = |group: &GroupHandle| {
-        let status = group.status();
-        status.last.get() - status.compacted.get()
-    };
-    let short = || groups.iter().all(|g| live(g) <= 2 * retained);
-    wait_until(DEADLINE, "every log is compacted", short).await;
-    let nodes = cluster.running();
-    nodes.iter().map(|n| cluster.node(*n).status().storage_bytes).max().expect("nodes run")
 }
 
 /// RF-10: no leader is `None`; node ids and replica ids differ, and no id is 0.

@@ -107,14 +107,20 @@ fn replaced_entries_do_not_count() {
     assert_eq!(compaction.due(LogIndex::ZERO, LogIndex::new(11)), None, "110 bytes are left");
 }
 
-#[test]
-fn the_larger_of_both_cuts_is_made() {
+/// 20 entries of 10 bytes, all of which everyone has; two may stay, or 160 bytes.
+fn cut_by_entries() -> Compaction {
     let mut compaction = Compaction::new(retention(2, 160, 1), LogIndex::new(20));
     compaction.raise_floor(LogIndex::new(20));
     for index in 1..=20 {
         let at = LogIndex::new(index);
         compaction.log_changed(at, at, index * 10);
     }
+    compaction
+}
+
+#[test]
+fn the_larger_of_both_cuts_is_made() {
+    let mut compaction = cut_by_entries();
     assert_eq!(compaction.due(LogIndex::ZERO, LogIndex::new(20)), Some(LogIndex::new(18)));
 }
 
@@ -144,12 +150,7 @@ fn what_is_compacted_already_is_not_compacted_again() {
 
 #[test]
 fn marks_up_to_a_cut_by_entries_are_gone_with_it() {
-    let mut compaction = Compaction::new(retention(2, 160, 1), LogIndex::new(20));
-    compaction.raise_floor(LogIndex::new(20));
-    for index in 1..=20 {
-        let at = LogIndex::new(index);
-        compaction.log_changed(at, at, index * 10);
-    }
+    let mut compaction = cut_by_entries();
     assert_eq!(compaction.due(LogIndex::ZERO, LogIndex::new(20)), Some(LogIndex::new(18)));
     assert_eq!((compaction.marks.len(), compaction.start_bytes), (2, 180));
 }

@@ -98,12 +98,7 @@ fn a_leader_that_hands_over_changes_no_members() {
 
 #[test]
 fn a_backlog_refuses_changes_too() {
-    let mut leader = sole_leader();
-    leader.config.apply_backlog_bytes_max = 0;
-    propose(&mut leader, "a");
-    take(&mut leader);
-    leader.on_persisted(ReadyNumber::new(2));
-    take(&mut leader);
+    let mut leader = leader_with_a_backlog();
     let learner = change(ConfChangeKind::AddLearner, 4);
     assert_eq!(leader.propose_members(&learner), Err(Refusal::ApplyBacklogFull));
 }

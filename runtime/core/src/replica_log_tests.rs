@@ -160,12 +160,7 @@ fn a_follower_says_nothing_of_what_everyone_has() {
 
 #[test]
 fn a_floor_of_one_who_does_not_lead_is_not_believed() {
-    let mut replica = replica(3);
-    step(&mut replica, 2, append(5, (0, 0), vec![entry(1, 5)], 1));
-    take(&mut replica);
-    replica.on_persisted(ReadyNumber::new(1));
-    take(&mut replica);
-    replica.on_applied(LogIndex::new(1), LogIndex::new(1));
+    let mut replica = follower_with_an_entry_applied();
     let floor = LogIndex::new(1);
     step(
         &mut replica,

@@ -127,13 +127,19 @@ fn a_new_log_writer_is_asked_for_nothing_that_is_durable() {
     assert_eq!(take(&mut replica), [""; 0]);
 }
 
-#[test]
-fn a_new_log_writer_is_asked_for_all_that_is_not_durable_at_once() {
+/// A leader that waits for appends 3 and 4, of an entry each.
+fn leader_with_two_undurable() -> TestReplica {
     let mut replica = leader();
     propose(&mut replica, "a");
     take(&mut replica);
     propose(&mut replica, "b");
     take(&mut replica);
+    replica
+}
+
+#[test]
+fn a_new_log_writer_is_asked_for_all_that_is_not_durable_at_once() {
+    let mut replica = leader_with_two_undurable();
     replica.on_log_writer_replaced();
     assert_eq!(take(&mut replica), ["append 5: t1 vote 101 commit 1 [2, 3]"]);
     replica.on_persisted(ReadyNumber::new(5));
@@ -142,11 +148,7 @@ fn a_new_log_writer_is_asked_for_all_that_is_not_durable_at_once() {
 
 #[test]
 fn only_the_end_that_is_not_durable_is_written_again() {
-    let mut replica = leader();
-    propose(&mut replica, "a");
-    take(&mut replica);
-    propose(&mut replica, "b");
-    take(&mut replica);
+    let mut replica = leader_with_two_undurable();
     replica.on_persisted(ReadyNumber::new(3));
     take(&mut replica);
     replica.on_log_writer_replaced();

@@ -506,14 +506,20 @@ fn a_restored_vote_is_kept() {
     assert!(denied.reject, "the vote of term 1 is given to replica 201");
 }
 
-#[test]
-fn a_backlog_refuses_proposals_until_it_is_applied() {
+/// A sole leader that may have no backlog, and has one.
+fn leader_with_a_backlog() -> TestReplica {
     let mut leader = sole_leader();
     leader.config.apply_backlog_bytes_max = 0;
     propose(&mut leader, "a");
     take(&mut leader);
     leader.on_persisted(ReadyNumber::new(2));
     take(&mut leader);
+    leader
+}
+
+#[test]
+fn a_backlog_refuses_proposals_until_it_is_applied() {
+    let mut leader = leader_with_a_backlog();
     let refused = leader.propose(Bytes::from_static(b"batch"), "b").expect_err("a backlog");
     assert_eq!((refused.waiter, refused.why), ("b", Refusal::ApplyBacklogFull));
     leader.on_applied(LogIndex::new(2), LogIndex::ZERO);
@@ -611,14 +617,20 @@ fn an_unreachable_node_without_a_replica_is_nobody() {
     assert_eq!(take(&mut leader), [""; 0]);
 }
 
-#[test]
-fn a_floor_of_an_old_leader_is_not_believed() {
+/// A follower of node 2 in term 5 that could compact entry 1.
+fn follower_with_an_entry_applied() -> TestReplica {
     let mut replica = replica(3);
     step(&mut replica, 2, append(5, (0, 0), vec![entry(1, 5)], 1));
     take(&mut replica);
     replica.on_persisted(ReadyNumber::new(1));
     take(&mut replica);
     replica.on_applied(LogIndex::new(1), LogIndex::new(1));
+    replica
+}
+
+#[test]
+fn a_floor_of_an_old_leader_is_not_believed() {
+    let mut replica = follower_with_an_entry_applied();
     let floor = |term| RaftMessage {
         compact_floor: LogIndex::new(1),
         ..message(RaftKind::Heartbeat, term)

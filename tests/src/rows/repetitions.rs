@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use polyraft::{BatchingConfig, GroupHandle, Health, LimitsConfig, NodeId, StorageConfig};
+use polyraft::{BatchingConfig, GroupHandle, Health, LimitsConfig, StorageConfig};
 use tokio::task::JoinSet;
 
 use super::Plan;
 use super::report::{Micros, Report, micros, record};
-use crate::cluster::{Cluster, DEADLINE, Shape, stale_number, wait_until};
-use crate::machines::{add, number, total, weight};
+use crate::cluster::{Cluster, Shape, hand_over, log_entries, stale_number, write};
+use crate::machines::{add, number, total};
 
 /// AP-1: entries that are applied, each with a pause of its own on every node.
 const BATCHES: u64 = 10_000;
@@ -112,13 +112,9 @@ pub async fn ap_6(_: Plan) -> Report {
 /// Hands leadership on `times` times, each time to the next node, and proposes a command there.
 async fn elect(replicas: Vec<GroupHandle>, times: u64) {
     for n in 0..times {
-        let leader = replicas[0].status().leader.expect("every node knows the leader");
-        let heir = NodeId::new(leader.get() % 3 + 1);
-        let at = |node: NodeId| &replicas[node.get() as usize - 1];
-        assert!(at(leader).transfer_leader(heir), "an idle mailbox has room");
-        let moved = || replicas.iter().all(|replica| replica.status().leader == Some(heir));
-        wait_until(DEADLINE, "the heir leads", moved).await;
-        at(heir).propose(add(n.to_be_bytes())).await.expect("a healthy cluster");
+        let heir = hand_over(&replicas).await;
+        let leader = &replicas[heir.get() as usize - 1];
+        leader.propose(add(n.to_be_bytes())).await.expect("a healthy cluster");
     }
 }
 
@@ -140,15 +136,14 @@ pub async fn rf_9(_: Plan) -> Report {
     let (mut longest, mut after_half) = (0, 0);
     let began = Instant::now();
     for tenth in 0..10 {
-        write(&group, WRITES / 10).await;
-        let live = |g: GroupHandle| g.status().last.get() - g.status().compacted.get();
-        longest = cluster.everywhere(1).into_iter().map(live).fold(longest, u64::max);
+        write(&group, 100, WRITES / 10, 128).await;
+        longest = cluster.everywhere(1).iter().map(log_entries).fold(longest, u64::max);
         if tenth == 4 {
-            after_half = settled_bytes(&cluster, kept).await;
+            after_half = cluster.settled_bytes(1, kept).await;
         }
     }
     let took = began.elapsed();
-    let at_the_end = settled_bytes(&cluster, kept).await;
+    let at_the_end = cluster.settled_bytes(1, kept).await;
     let mut report = Report::new(format!(
         "3 nodes, 1 group, 100 callers, an entry of 128 bytes per write; {kept} entries and 64 MiB of \
          journal are kept"
@@ -163,33 +158,6 @@ pub async fn rf_9(_: Plan) -> Report {
     report_states(&mut report, &cluster, 1, WRITES).await;
     cluster.stop_all().await;
     report
-}
-
-/// Writes with 100 callers.
-async fn write(group: &GroupHandle, writes: u64) {
-    const CALLERS: u64 = 100;
-    let mut callers = JoinSet::new();
-    for _ in 0..CALLERS {
-        let group = group.clone();
-        callers.spawn(async move {
-            for _ in 0..writes / CALLERS {
-                group.propose(weight(128)).await.expect("a healthy cluster");
-            }
-        });
-    }
-    while let Some(caller) = callers.join_next().await {
-        caller.expect("a caller never panics");
-    }
-}
-
-/// The bytes of the largest node, once every log is as short as it is to be.
-async fn settled_bytes(cluster: &Cluster, kept: u64) -> u64 {
-    let replicas = cluster.everywhere(1);
-    let live = |g: &GroupHandle| g.status().last.get() - g.status().compacted.get();
-    let is_short = || replicas.iter().all(|replica| live(replica) <= 2 * kept);
-    wait_until(DEADLINE, "every log is compacted", is_short).await;
-    let bytes = |node: u64| cluster.node(node).status().storage_bytes;
-    cluster.running().into_iter().map(bytes).max().expect("three nodes run")
 }
 
 fn everywhere(cluster: &Cluster, groups: u64) -> impl Iterator<Item = (u64, u64)> {
