@@ -22,6 +22,7 @@ pub mod fault_desk;
 pub mod group;
 pub mod group_life;
 pub mod guard;
+pub mod lent_log;
 pub mod link_events;
 pub mod log_writer;
 pub mod log_writer_progress;

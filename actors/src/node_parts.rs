@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::entropy::Entropy;
 use crate::fault_desk::{FaultDesk, quarantine};
+use crate::lent_log::LogLender;
 use crate::log_writer::{LogWriter, LogWriterConfig};
 use crate::log_writer_progress::LogWriterProgress;
 use crate::spawner::Spawner;
@@ -26,7 +27,7 @@ use crate::tick::Tick;
 use crate::watchdog::{ArbiterStalls, Watchdog};
 use crate::workers::Workers;
 
-/// Opens the journal; called again after the log writer died, on the same data.
+/// Opens the journal; called again after a log writer took the open one along, on the same data.
 pub type OpenLog = dyn Fn() -> Result<Box<dyn LogStore>, StorageError> + Send + Sync;
 
 /// Makes the state machine of a group, by its id and name.
@@ -127,6 +128,7 @@ pub struct NodeParts {
 /// What is set while the node runs.
 #[derive(Default)]
 pub struct Slots {
+    log: Arc<LogLender>,
     actors: RwLock<Option<NodeActors>>,
     supervisor: RwLock<Option<Addr<Supervisor>>>,
     desk: OnceLock<Addr<FaultDesk>>,
@@ -143,6 +145,14 @@ impl NodeParts {
 
     pub(crate) fn set_actors(&self, actors: NodeActors) {
         *self.slots.actors.write().unwrap_or_else(PoisonError::into_inner) = Some(actors);
+    }
+
+    /// The journal for the next log writer.
+    ///
+    /// # Errors
+    /// It had to be opened, and could not be.
+    pub(crate) fn lend_log(&self) -> Result<Box<dyn LogStore>, StorageError> {
+        self.slots.log.lend(&*self.open_log)
     }
 
     /// The supervisor's current life; `None` before the start.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Down, and every interval → look around: what should run and does not?
-//!     log writer  → reopen the journal, start again, introduce it to every group
+//!     log writer  → start again on the journal it left, introduce it to every group
 //!     flusher, tick, link, watchdog → start again, introduce it to those who use it
 //!     group, batcher or applier → end the other two, rebuild all three (with backoff)
 //! ```
@@ -194,7 +194,7 @@ impl Supervisor {
     fn start_log_writer(
         &mut self,
     ) -> Option<(Addr<LogWriter>, Arc<dyn polyraft_core::ports::LogReader>)> {
-        let store = match (self.parts.open_log)() {
+        let store = match self.parts.lend_log() {
             Ok(store) => store,
             Err(error) => {
                 self.parts.storage_failed(format!("the journal cannot be opened: {error}"));

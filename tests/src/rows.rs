@@ -82,6 +82,7 @@ pub const ROWS: &[Row] = &[
     row!("RF-9", "a log bounded over 1,000,000 writes", repetitions::rf_9),
     row!("ST-2", "commits for 100 groups with a proposal each", appending::st_2),
     row!("ST-4", "append latency from 1,000 to 1,000,000 entries", appending::st_4),
+    row!("RL-6", "a leader whose disk stands still leads for 10 s at most", stalls::rl_6),
     row!("TR-3", "heartbeats beside a full lane, 1 % loss", lanes::tr_3),
     row!("TR-9", "p99 with frames merged and not", lanes::tr_9),
 ];

@@ -15,6 +15,16 @@ pub struct ElectionTimer {
     current: usize,
 }
 
+/// A campaign that does not wait for an election timeout, because there is no leader to wait for.
+/// Repeated after waits that double up to an election timeout, until there is one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EarlyStand {
+    /// The tick to stand at.
+    pub due: u64,
+    /// From then to the next time, in ticks.
+    pub wait: u64,
+}
+
 impl ElectionTimer {
     /// A timer for one replica; `seed` must differ between replicas and between their lives.
     pub fn new(base_ticks: u64, seed: u64) -> Self {

@@ -12,6 +12,7 @@ pub mod batch;
 pub mod batch_config;
 pub mod compaction;
 pub mod conf_change;
+mod disk_stall;
 pub mod election_timer;
 pub mod entry;
 pub mod error;

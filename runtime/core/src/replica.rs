@@ -25,7 +25,8 @@ use crate::append_window::AppendWindows;
 use crate::apply_queue::{ApplyQueue, Next};
 use crate::compaction::{Compaction, Retention};
 use crate::conf_change::ConfChange;
-use crate::election_timer::ElectionTimer;
+use crate::disk_stall::DiskStall;
+use crate::election_timer::{EarlyStand, ElectionTimer};
 use crate::entry::{Configuration, HardState, LogEntry, Member};
 use crate::ids::{GroupId, LogIndex, NodeId, ReadyNumber, ReplicaId, Term};
 use crate::limits;
@@ -82,6 +83,7 @@ pub struct Replica<W, R> {
     compaction: Compaction,
     timer: ElectionTimer,
     early_stand: Option<EarlyStand>,
+    stall: DiskStall,
     tick: u64,
     held: VecDeque<Held>,
     appended: ReadyNumber,
@@ -93,16 +95,6 @@ pub struct Replica<W, R> {
     strangers: VecDeque<Member>,
     seen: (Role, Term, Option<NodeId>),
     output: Output<W, R>,
-}
-
-/// A campaign that does not wait for an election timeout, because there is no leader to wait for.
-/// Repeated after waits that double up to an election timeout, until there is one.
-#[derive(Debug, Clone, Copy)]
-struct EarlyStand {
-    /// The tick to stand at.
-    due: u64,
-    /// From then to the next time, in ticks.
-    wait: u64,
 }
 
 /// Most senders outside the configuration whose nodes are remembered.
@@ -158,6 +150,7 @@ impl<W, R> Replica<W, R> {
             compaction,
             timer: ElectionTimer::new(config.election_ticks, config.seed),
             early_stand: None,
+            stall: DiskStall::default(),
             tick: 0,
             held: VecDeque::new(),
             appended: ReadyNumber::default(),
@@ -275,20 +268,26 @@ impl<W, R> Replica<W, R> {
             self.timer.draw();
         }
         self.stand_if_due();
-        self.resign_without_vote();
+        self.resign_if_unfit();
         self.pin_election_timeout();
     }
 
-    /// A leader that a change left without a vote does not step down in raft-rs: it hands over to
-    /// the voter that has the most (DESIGN §3, rule 11).
-    fn resign_without_vote(&mut self) {
+    /// A leader whose disk stands still for an election timeout applies nothing (RL-6), and one that a
+    /// change left without a vote does not step down in raft-rs (DESIGN §3, rule 11): both hand over
+    /// to the voter that answers and has the most.
+    fn resign_if_unfit(&mut self) {
+        let is_stalled =
+            self.stall.on_tick(self.persisted < self.appended) >= self.config.election_ticks;
         let raft = &self.raft.raft;
         let is_idle = raft.state == StateRole::Leader && raft.lead_transferee.is_none();
-        if !is_idle || self.configuration.is_voter(self.id) {
+        if !is_idle || (self.configuration.is_voter(self.id) && !is_stalled) {
             return;
         }
-        let matched = |id: &&ReplicaId| raft.prs().get(id.get()).map(|progress| progress.matched);
-        if let Some(successor) = self.configuration.voters.iter().max_by_key(matched) {
+        let fitness = |id: &&ReplicaId| {
+            raft.prs().get(id.get()).map(|progress| (progress.recent_active, progress.matched))
+        };
+        let others = self.configuration.voters.iter().filter(|voter| **voter != self.id);
+        if let Some(successor) = others.max_by_key(fitness) {
             self.raft.transfer_leader(successor.get());
         }
     }
@@ -322,7 +321,10 @@ impl<W, R> Replica<W, R> {
     /// Every append up to `number` is durable.
     pub fn on_persisted(&mut self, number: ReadyNumber) {
         assert!(number <= self.appended, "append {number} was never produced");
-        self.persisted = self.persisted.max(number);
+        if number > self.persisted {
+            self.persisted = number;
+            self.stall.ended();
+        }
         self.release_held();
     }
 
