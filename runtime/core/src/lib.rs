@@ -15,6 +15,7 @@ pub mod conf_change;
 pub mod election_timer;
 pub mod entry;
 pub mod error;
+pub mod failpoint;
 pub mod ids;
 pub mod limits;
 pub mod log_tail;
