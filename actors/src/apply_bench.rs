@@ -20,6 +20,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use polyraft_core::batch::{self, BatchDecodeError, Unit};
 use polyraft_core::entry::{EntryKind, LogEntry};
+use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, LogIndex};
 use polyraft_core::limits::STATE_KEY_RESERVED;
 use polyraft_core::ports::GroupState;
@@ -97,6 +98,7 @@ impl ApplyBench {
             "{group}: entry {} after applied {applied}",
             entry.index
         );
+        failpoint::hit(Step::ApplyStart).map_err(StateError::from)?;
         // Ends the unit of work before, so that no rollback reaches behind this entry.
         self.state.0.begin();
         let is_batch = entry.kind == EntryKind::Normal && !entry.data.is_empty();

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use polyraft_core::error::{ProposeError, ReadError};
+use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, LogIndex};
 use polyraft_core::state_machine::ApplyError;
 
@@ -75,12 +76,14 @@ impl ApplySlice {
         let CommittedEntry { entry, waiters } = committed;
         match self.bench.apply(&entry) {
             Ok(responses) => {
+                failpoint::pass(Step::ApplyDone);
                 let rejected = responses.iter().filter(|r| !r.is_accepted()).count();
                 metrics::counter!("polyraft_applied_commands_total")
                     .increment(responses.len() as u64);
                 metrics::counter!("polyraft_rejected_commands_total").increment(rejected as u64);
                 if let Some(waiters) = waiters {
                     waiters.resolve(entry.index, entry.term, responses);
+                    failpoint::pass(Step::ReplySent);
                 }
             }
             Err(fault) => {

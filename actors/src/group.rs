@@ -16,6 +16,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use polyraft_core::entry::LogEntry;
 use polyraft_core::error::{ProposeError, ReadError};
+use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, Incarnation, LogIndex, NodeId};
 use polyraft_core::log_tail::Fetch;
 use polyraft_core::message::Envelope;
@@ -210,6 +211,10 @@ impl Group {
         // First, so that the followers' disks and this one's work at the same time.
         self.send(output.send);
         for append in output.appends {
+            failpoint::pass(Step::AppendSubmit);
+            if append.append.compact.is_some() {
+                failpoint::pass(Step::CompactionSubmit);
+            }
             let message = Append {
                 append: append.append,
                 incarnation: self.incarnation,
@@ -257,6 +262,7 @@ impl Group {
             by_node.entry(envelope.to_node).or_default().push(envelope);
         }
         for (node, envelopes) in by_node {
+            failpoint::pass(Step::MessageSend);
             let sent = self
                 .ports
                 .directory
@@ -379,6 +385,7 @@ impl Handler<PeerMessages> for Group {
     type Result = ();
 
     fn handle(&mut self, PeerMessages { from, envelopes }: PeerMessages, ctx: &mut Self::Context) {
+        failpoint::pass(Step::MessageReceived);
         for envelope in envelopes {
             if let Err(error) = self.replica.on_message(from, envelope) {
                 let reason = match error {
@@ -428,6 +435,7 @@ impl Handler<AppendPersisted> for Group {
 
     fn handle(&mut self, persisted: AppendPersisted, ctx: &mut Self::Context) {
         if persisted.incarnation == self.incarnation {
+            failpoint::pass(Step::AppendPersisted);
             self.replica.on_persisted(persisted.upto);
             self.touched(ctx);
         }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use polyraft_core::entry::Configuration;
+use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, Incarnation, Term};
 use polyraft_core::ports::{GroupIdentity, GroupState, RestoredLog, StorageError};
 use polyraft_core::replica::{Replica, ReplicaConfig};
@@ -96,7 +97,9 @@ pub(crate) async fn rebuild(
         tokio::time::sleep(GONE_POLL).await;
     }
     let state = open_state(&actors, group).await?;
+    failpoint::hit(Step::GroupRestore).map_err(StorageError::from)?;
     let restored = restore(&actors, group, &*state).await?;
+    failpoint::pass(Step::GroupRestored);
     let replica = replica(&parts, group, restored, &*state)?;
     // Those that die after this will find the new life in its cell, and be replaced there.
     if !actors.are_all_alive() {

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, Incarnation, LogIndex, ReadyNumber};
 use polyraft_core::ports::{CommitStats, GroupAppend, LogStore, RestoredLog, StorageError};
 use tokio::sync::oneshot;
@@ -404,6 +405,10 @@ fn record_commit(stats: CommitStats, took: Duration, width: usize) {
 
 /// One fact per group and life, with the highest number; creators one by one.
 fn acknowledge_all(appends: &[GroupAppend], acknowledgements: Vec<Acknowledge>) {
+    failpoint::pass(Step::AppendTold);
+    if appends.iter().any(|append| append.compact.is_some()) {
+        failpoint::pass(Step::CompactionTold);
+    }
     let mut facts = std::collections::BTreeMap::new();
     for (append, acknowledge) in appends.iter().zip(acknowledgements) {
         match acknowledge {
@@ -412,6 +417,7 @@ fn acknowledge_all(appends: &[GroupAppend], acknowledgements: Vec<Acknowledge>) 
                 debug_assert!(earlier.is_none_or(|(n, _)| n <= number), "readies out of order");
             }
             Acknowledge::Creator(reply) => {
+                failpoint::pass(Step::CreateTold);
                 // An Err means that the creator has stopped waiting.
                 let _ = reply.send(Ok(()));
             }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, LogIndex};
 use polyraft_core::ports::{GroupState, StateFlush, StateStore, StorageError};
 use tokio::sync::oneshot;
@@ -162,6 +163,7 @@ impl StateFlusher {
                 let took = self.clock.now().since(started);
                 metrics::histogram!("polyraft_state_flush_duration_seconds").record(took);
                 metrics::histogram!("polyraft_state_flush_groups").record(flushes.len() as f64);
+                failpoint::pass(Step::FlushTold);
                 for Flush { flush, done } in batch {
                     let StateFlush { group, applied, .. } = flush;
                     deliver_fact(&done, Flushed { group, applied });

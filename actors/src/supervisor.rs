@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use polyraft_core::entry::Configuration;
+use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, Incarnation, LogIndex, NodeId};
 use polyraft_core::status::{GroupEvent, Health};
 use polyraft_core::time::Moment;
@@ -428,9 +429,11 @@ impl Handler<CreateAndStart> for Supervisor {
         let group = create.append.group;
         let (written, done) = oneshot::channel();
         let CreateGroup { append, reply } = create;
+        failpoint::pass(Step::CreateSubmit);
         deliver_fact(&actors.log_writer, CreateGroup { append, reply: written });
         let created = done.into_actor(self).map(move |result, supervisor, ctx| {
             if matches!(result, Ok(Ok(()))) {
+                failpoint::pass(Step::CreateStored);
                 cell.mark_stored();
                 let now = supervisor.parts.clock.now();
                 if let Some(actors) = supervisor.node_actors() {

@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::NodeId;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -129,8 +130,10 @@ pub fn claim(
     };
     let identity =
         DataIdentity { cluster: cluster.into(), node, incarnation: incarnation + 1, data };
+    failpoint::hit(Step::IdentityWrite).map_err(|e| io_error(dir, e.into()))?;
     replace_file(dir, "identity", &encode(&identity))
         .map_err(|e| io_error(&dir.join("identity"), e))?;
+    failpoint::pass(Step::IdentityWritten);
     Ok((lock, identity))
 }
 
@@ -217,6 +220,7 @@ pub(crate) fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<(
     let mut file = File::create(&staged)?;
     file.write_all(bytes)?;
     file.sync_all()?;
+    failpoint::hit(Step::FileRename)?;
     fs::rename(&staged, dir.join(name))?;
     File::open(dir)?.sync_all()
 }

@@ -18,6 +18,7 @@ use std::ops::{Bound, Range};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use polyraft_core::entry::LogEntry;
+use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, LogIndex};
 use polyraft_core::ports::{
     CommitStats, GroupAppend, GroupIdentity, LogReader, LogStore, RestoredLog, StorageError,
@@ -172,6 +173,7 @@ impl<T: TableStore> Journal<T> {
         let bytes = record.len() as u64;
         self.buffer = record;
         written?;
+        failpoint::pass(Step::JournalAppended);
         let mut index = self.shared.index_mut();
         blocks.iter().for_each(|block| index.apply(block, sequence));
         drop(index);

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
 
+use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::GroupId;
 use polyraft_core::ports::StorageError;
 
@@ -59,10 +60,13 @@ fn collect_records<T: TableStore>(journal: &mut Journal<T>) -> Result<(), Storag
     piece.cold.iter().for_each(|(key, value)| size.add(key, value));
     rows.iter().for_each(|(key, value)| size.add(key, value));
     journal.write(size, &mut |write| {
+        failpoint::hit(Step::CollectStart)?;
         piece.cold.iter().try_for_each(|(key, value)| write.put(COLD, key, value))?;
         rows.iter().try_for_each(|(key, value)| write.put(META, key, value))?;
+        failpoint::hit(Step::CollectInside)?;
         piece.records.iter().try_for_each(|at| write.delete(JOURNAL, &at.to_be_bytes()))
     })?;
+    failpoint::pass(Step::CollectCommitted);
     journal.records.drain(..piece.records.len());
     journal.record_bytes -= piece.record_bytes;
     let mut index = journal.shared.index_mut();
@@ -169,6 +173,7 @@ fn collect_cold_rows<T: TableStore>(journal: &mut Journal<T>) -> Result<(), Stor
         size.add(&[], &row);
         journal.write(size, &mut |write| {
             keys.iter().try_for_each(|key| write.delete(COLD, key))?;
+            failpoint::hit(Step::ColdInside)?;
             write.put(META, &group.get().to_be_bytes(), &row)
         })?;
     }

@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::NodeId;
 use polyraft_core::peer_data::{DataMark, ForeignData, PeerRegister};
 
@@ -53,8 +54,11 @@ impl FilePeerRegister {
     }
 
     fn write(&self, peer: NodeId, mark: DataMark) -> io::Result<()> {
+        failpoint::hit(Step::RegisterWrite)?;
         fs::create_dir_all(&self.dir)?;
-        replace_file(&self.dir, &peer.to_string(), encode(mark).as_bytes())
+        replace_file(&self.dir, &peer.to_string(), encode(mark).as_bytes())?;
+        failpoint::pass(Step::RegisterWritten);
+        Ok(())
     }
 }
 

@@ -21,6 +21,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
+use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ports::StorageError;
 
 use crate::journal::is_full;
@@ -144,6 +145,7 @@ impl<T: TableStore> Inner<T> {
         mut size: WriteSize,
         body: &mut dyn FnMut(&mut dyn TableWrite) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
+        failpoint::hit(Step::SettleStart)?;
         let RedoTables { appended, generation } = self.tables;
         let pending = self.pending();
         let next = (writer.generation + 1).to_be_bytes();
@@ -153,8 +155,10 @@ impl<T: TableStore> Inner<T> {
         self.write_table(writer, size, &mut |write| {
             rows.iter().try_for_each(|(key, value)| write.append(appended, key, value))?;
             write.put(generation, GENERATION, &next)?;
+            failpoint::hit(Step::SettleInside)?;
             body(write)
         })?;
+        failpoint::pass(Step::SettleCommitted);
         writer.generation += 1;
         (writer.ordinal, writer.at) = (0, 0);
         let empty = Pending { generation: writer.generation, rows: BTreeMap::new() };
@@ -202,7 +206,9 @@ impl<T: TableStore> Inner<T> {
         }
         encode(&mut writer.buffer, (writer.generation, writer.ordinal), key, value);
         writer.is_broken = true;
+        failpoint::hit(Step::RedoWrite)?;
         writer.file.write(writer.at, &writer.buffer)?;
+        failpoint::hit(Step::RedoWritten)?;
         writer.is_broken = false;
         writer.ordinal += 1;
         writer.at += blocks;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, LogIndex, Term};
 use polyraft_core::limits::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX};
 use polyraft_core::ports::{GroupState, StateFlush, StateStore, StorageError};
@@ -150,8 +151,12 @@ impl<T: TableStore> StateStore for TableStateStore<T> {
         }
         let mut value = Vec::new();
         self.write(size, &mut |write| {
-            flushes.iter().try_for_each(|flush| flush_group(write, flush, &mut value))
-        })
+            failpoint::hit(Step::FlushStart)?;
+            flushes.iter().try_for_each(|flush| flush_group(write, flush, &mut value))?;
+            Ok(failpoint::hit(Step::FlushInside)?)
+        })?;
+        failpoint::pass(Step::FlushCommitted);
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ mod disk_stall;
 pub mod election_timer;
 pub mod entry;
 pub mod error;
+pub mod failpoint;
 pub mod ids;
 pub mod limits;
 pub mod log_tail;

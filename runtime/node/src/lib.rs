@@ -78,6 +78,9 @@ pub use node_error::{CreateGroupError, StartError};
 pub use node_status::{LogWriterStatus, NodeStatus};
 pub use polyraft_core::entry::{Configuration, Member};
 pub use polyraft_core::error::{ProposeError, ReadError};
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+pub use polyraft_core::failpoint;
 pub use polyraft_core::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 pub use polyraft_core::limits;
 pub use polyraft_core::ports::{LinkStatus, LinkTraffic};

@@ -21,6 +21,7 @@ use polyraft_actors::supervisor::start_supervisor;
 use polyraft_actors::workers::ThreadWorkers;
 use polyraft_core::batch_config::BatchConfig;
 use polyraft_core::compaction::Retention;
+use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, NodeId};
 use polyraft_core::limits::APPEND_INFLIGHT_BYTES_MAX;
 use polyraft_core::outbox::OutboxLimits;
@@ -86,6 +87,7 @@ pub(crate) async fn start(
     let node = config.node_id();
     let options = storage_options(config);
     let storage = Storage::open(config.data_dir(), &options, config.cluster().name(), node)?;
+    failpoint::pass(Step::StoresOpen);
     let tables = [storage.journal.table().table().clone(), storage.state.table().clone()];
     let DataIdentity { data, incarnation, .. } = storage.identity;
     let quic = QuicConfig::new(node, cluster, config.listen(), identity).mtu(mtu(config)).data(
@@ -161,6 +163,7 @@ fn assemble(
     let events = Arc::new(LinkEvents::new(config.node_id(), directory.clone(), clock.clone()));
     let transport = QuicTransport::start(quic, events, spawner.transport_runtime().clone());
     let transport = Arc::new(transport.inspect_err(|_| spawner.stop())?);
+    failpoint::pass(Step::TransportStarted);
     let apply_threads = threads.apply_workers().max(APPLY_THREADS_MIN);
     let mut settings = settings(config);
     (seams.settings)(&mut settings);

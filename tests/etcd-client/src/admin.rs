@@ -1,11 +1,15 @@
 //! A node's admin interface, as far as checks need it.
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+const STATUS: &str = "/status";
 /// The count of the histogram that has one sample per tick.
-const TICKS: &str = "polyraft_tick_lateness_seconds_count ";
+pub const TICKS: &str = "polyraft_tick_lateness_seconds_count";
+/// The counter of elections that a node's replicas have won.
+pub const ELECTIONS_WON: &str = "polyraft_elections_won_total";
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -50,31 +54,70 @@ struct Status {
     groups: Vec<Keyspace>,
 }
 
+/// How a node is, and its replica of its first group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    /// Why the node acknowledges nothing any more, if a store has failed.
+    pub storage_failure: Option<String>,
+    /// `healthy`, or `faulted: ` and why, or another word.
+    pub health: String,
+    /// Its term.
+    pub term: u64,
+    /// The node that leads, if known.
+    pub leader: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct NodeStatus {
+    storage_failure: Option<String>,
+    groups: Vec<ReplicaStatus>,
+}
+
+#[derive(Deserialize)]
+struct ReplicaStatus {
+    health: String,
+    term: u64,
+    leader: Option<u64>,
+}
+
 /// The keyspaces of the node at `address`, ascending by group id.
 ///
 /// # Errors
 /// The node does not answer, or not with a status.
 pub async fn keyspaces(address: &str) -> Result<Vec<Keyspace>, AdminError> {
-    let path = "/status";
-    let text = get(address, path).await?;
-    let status: Result<Status, _> = serde_json::from_str(&text);
-    match status {
-        Ok(status) => Ok(status.groups),
-        Err(_) => Err(AdminError::Malformed { address: address.to_owned(), path, text }),
-    }
+    Ok(status::<Status>(address).await?.groups)
 }
 
-/// How often the timer of the node at `address` has fired.
+/// The node at `address` and its first replica.
 ///
 /// # Errors
-/// The node does not answer, or not with this figure.
-pub async fn ticks(address: &str) -> Result<u64, AdminError> {
+/// The node does not answer, or has no replica yet.
+pub async fn replica(address: &str) -> Result<Replica, AdminError> {
+    let NodeStatus { storage_failure, groups } = status(address).await?;
+    let missing = || malformed(address, STATUS, "no group".to_owned());
+    let ReplicaStatus { health, term, leader } = groups.into_iter().next().ok_or_else(missing)?;
+    Ok(Replica { storage_failure, health, term, leader })
+}
+
+async fn status<T: DeserializeOwned>(address: &str) -> Result<T, AdminError> {
+    let text = get(address, STATUS).await?;
+    serde_json::from_str(&text).map_err(|_| malformed(address, STATUS, text))
+}
+
+fn malformed(address: &str, path: &'static str, text: String) -> AdminError {
+    AdminError::Malformed { address: address.to_owned(), path, text }
+}
+
+/// The counter `name`, without labels, of the node at `address`; none before its first event.
+///
+/// # Errors
+/// The node does not answer, or not with figures.
+pub async fn counter(address: &str, name: &str) -> Result<Option<u64>, AdminError> {
     let path = "/metrics";
     let text = get(address, path).await?;
-    let count = text.lines().find_map(|line| line.strip_prefix(TICKS));
-    let malformed =
-        || AdminError::Malformed { address: address.to_owned(), path, text: text.clone() };
-    count.and_then(|count| count.trim().parse().ok()).ok_or_else(malformed)
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let Some(count) = line else { return Ok(None) };
+    count.trim().parse().map(Some).map_err(|_| malformed(address, path, format!("{name} {count}")))
 }
 
 /// The body of a successful answer.
@@ -86,7 +129,7 @@ async fn get(address: &str, path: &'static str) -> Result<String, AdminError> {
     })?;
     match text.split_once("\r\n\r\n") {
         Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.to_owned()),
-        _ => Err(AdminError::Malformed { address: address.to_owned(), path, text }),
+        _ => Err(malformed(address, path, text)),
     }
 }
 

@@ -1,40 +1,43 @@
 //! Debian's etcd as a cluster of three processes on this machine, to be compared with.
 
-use std::fs::File;
-use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
 
-use crate::node_process::ProcessError;
+use crate::member::Member;
+use crate::node_process::{ProcessError, free_tcp_port};
 
 /// Three etcd members; killed when dropped.
 pub struct EtcdCluster {
     endpoints: Vec<String>,
-    members: Vec<Child>,
+    data_dirs: Vec<PathBuf>,
+    /// In the order of their endpoints.
+    pub members: Vec<Member>,
 }
 
 impl EtcdCluster {
-    /// Starts `binary` three times, with its data in `dir`. Does not wait for a leader.
+    /// Three members of `binary`, with their data in `dir`; starts nothing.
     ///
     /// # Errors
-    /// A port, a file or a process cannot be had.
-    pub fn start(binary: &Path, dir: &Path) -> Result<Self, ProcessError> {
-        let held: Vec<_> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-        let mut urls = Vec::new();
-        for listener in &held {
-            let listener = listener.as_ref().map_err(copied).map_err(io("finding a TCP port"))?;
-            let address = listener.local_addr().map_err(io("finding a TCP port"))?;
-            urls.push(format!("http://{address}"));
-        }
-        drop(held);
-        let (clients, peers) = urls.split_at(3);
-        let cluster: Vec<_> = (1..).zip(peers).map(|(id, url)| format!("m{id}={url}")).collect();
-        let mut started = Self { endpoints: clients.to_vec(), members: Vec::new() };
-        for (at, (client, peer)) in clients.iter().zip(peers).enumerate() {
-            let member = member(binary, dir, at + 1, (client, peer), &cluster.join(","))?;
-            started.members.push(member);
-        }
-        Ok(started)
+    /// A port cannot be had.
+    pub fn prepare(binary: &Path, dir: &Path) -> Result<Self, ProcessError> {
+        let url = || Ok(format!("http://127.0.0.1:{}", free_tcp_port()?));
+        let urls = || (0..3).map(|_| url()).collect::<Result<Vec<_>, _>>();
+        let (endpoints, peers) = (urls()?, urls()?);
+        let cluster: Vec<_> = (1..).zip(&peers).map(|(id, url)| format!("m{id}={url}")).collect();
+        let data_dirs: Vec<_> = (1..=3).map(|id| dir.join(format!("etcd-{id}"))).collect();
+        let member = |at: usize| {
+            let arguments = arguments(at, &data_dirs[at], (&endpoints[at], &peers[at]), &cluster);
+            Member::new(binary.into(), arguments, dir.join(format!("etcd-{}.log", at + 1)))
+        };
+        let members = (0..3).map(member).collect();
+        Ok(Self { endpoints, data_dirs, members })
+    }
+
+    /// Starts every member. Does not wait for a leader.
+    ///
+    /// # Errors
+    /// A process cannot be started.
+    pub fn start(&mut self) -> Result<(), ProcessError> {
+        self.members.iter_mut().try_for_each(Member::start)
     }
 
     /// Where clients reach the members.
@@ -42,52 +45,35 @@ impl EtcdCluster {
         &self.endpoints
     }
 
+    /// Where member `at`, counted from 0, keeps its data; may be where a disk is mounted.
+    pub fn data_dir(&self, at: usize) -> &Path {
+        &self.data_dirs[at]
+    }
+
     /// The members' process ids.
     pub fn process_ids(&self) -> Vec<u32> {
-        self.members.iter().map(Child::id).collect()
+        self.members.iter().filter_map(Member::id).collect()
     }
 }
 
-impl Drop for EtcdCluster {
-    fn drop(&mut self) {
-        for member in &mut self.members {
-            // It may have ended already; there is nobody left to tell.
-            let _ = member.kill();
-            let _ = member.wait();
-        }
-    }
-}
-
-fn member(
-    binary: &Path,
+/// The command line of one member. Its data are in a folder of `dir`, whose mode etcd sets itself.
+fn arguments(
+    at: usize,
     dir: &Path,
-    id: usize,
     (client, peer): (&str, &str),
-    cluster: &str,
-) -> Result<Child, ProcessError> {
-    let output = File::create(dir.join(format!("etcd-{id}.log")))
-        .map_err(io("opening a member's output"))?;
-    let errors = output.try_clone().map_err(io("opening a member's output"))?;
-    Command::new(binary)
-        .arg("--name")
-        .arg(format!("m{id}"))
-        .arg("--data-dir")
-        .arg(dir.join(format!("etcd-{id}")))
-        .args(["--listen-client-urls", client, "--advertise-client-urls", client])
-        .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
-        .args(["--initial-cluster", cluster, "--initial-cluster-state", "new"])
-        .stdin(Stdio::null())
-        .stdout(output)
-        .stderr(errors)
-        .spawn()
-        .map_err(io("starting etcd"))
-}
-
-fn copied(error: &std::io::Error) -> std::io::Error {
-    error.kind().into()
-}
-
-/// Adds what was being done.
-fn io(doing: &'static str) -> impl Fn(std::io::Error) -> ProcessError {
-    move |source| ProcessError::Io { doing, source }
+    cluster: &[String],
+) -> Vec<String> {
+    let (name, data, cluster) =
+        (format!("m{}", at + 1), dir.join("data").display().to_string(), cluster.join(","));
+    let pairs = [
+        ("--name", name.as_str()),
+        ("--data-dir", &data),
+        ("--listen-client-urls", client),
+        ("--advertise-client-urls", client),
+        ("--listen-peer-urls", peer),
+        ("--initial-advertise-peer-urls", peer),
+        ("--initial-cluster", &cluster),
+        ("--initial-cluster-state", "new"),
+    ];
+    pairs.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_owned()]).collect()
 }

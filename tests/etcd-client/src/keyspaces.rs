@@ -55,7 +55,10 @@ pub fn name(number: usize) -> String {
 }
 
 /// A client of one keyspace over a connection that many may share.
-async fn client(connection: tonic::transport::Channel, name: &str) -> Result<Client, Error> {
+pub(crate) async fn client(
+    connection: tonic::transport::Channel,
+    name: &str,
+) -> Result<Client, Error> {
     let keyspace = AsciiMetadataValue::try_from(name).expect("keyspaces have ASCII names");
     let named = MapRequest::new(connection, move |mut request: http::Request<Body>| {
         let value = keyspace.as_encoded_bytes();

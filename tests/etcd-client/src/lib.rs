@@ -11,16 +11,22 @@
 //!
 //! A package of its own, because `etcd-client` needs `protoc` to build and polyraft does not.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod admin;
 pub mod arguments;
 pub mod comparison;
 pub mod dice;
+pub mod disk;
 pub mod endpoints;
 pub mod etcd_process;
+pub mod failpoints;
 pub mod keyspaces;
 pub mod ledger;
 pub mod load;
+pub mod member;
+pub mod nats_client;
+pub mod nats_process;
 pub mod node_process;
+pub mod registers;
 pub mod verify;

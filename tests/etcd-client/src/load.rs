@@ -1,5 +1,6 @@
 //! Concurrent clients that put keys of their own, each once, and record every outcome.
 
+use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,10 +15,31 @@ use crate::ledger::{KEY_PREFIX, LedgerError, LedgerWriter, Put, value_hash};
 /// How long the load may take to have something acknowledged.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// After a put that was not acknowledged: others and the node that restarts have the core.
+const REFUSED_PAUSE: Duration = Duration::from_millis(20);
+
 /// The cluster does not serve.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the load had nothing acknowledged within {PROGRESS_TIMEOUT:?}")]
 pub struct NoProgress;
+
+/// What became of one put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing was sent.
+    NotSent,
+    /// Sent, and nobody told what became of it.
+    Unknown,
+    /// Acknowledged at this revision.
+    Acknowledged(i64),
+}
+
+/// One client's way to a system that is judged.
+pub trait Target: Send + 'static {
+    /// Puts one key, once, and learns what it can. Whatever was not acknowledged, the next put goes
+    /// elsewhere.
+    fn put(&mut self, key: &str, value: &str) -> impl Future<Output = Outcome> + Send;
+}
 
 /// What many clients share.
 pub struct Load {
@@ -88,44 +110,52 @@ impl Load {
     pub async fn client(
         self: Arc<Self>,
         number: usize,
-        addresses: Vec<String>,
+        mut target: impl Target,
     ) -> Result<(), LedgerError> {
-        let mut endpoints = Endpoints::new(&addresses, number);
         let mut sequence = 0_u64;
         while !self.stopped.load(Ordering::Relaxed) {
             let key = format!("{KEY_PREFIX}r{}/c{number}/{sequence}", self.run);
             let value =
                 format!("{key}:{}", "v".repeat(usize::from(value_hash(key.as_bytes()) as u8)));
-            let Some(revision) = self.put(&mut endpoints, &key, &value).await else { continue };
-            let counter = if revision.is_some() { &self.acknowledged } else { &self.unknown };
+            let (revision, counter) = match target.put(&key, &value).await {
+                Outcome::NotSent => {
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                    continue;
+                }
+                Outcome::Unknown => (None, &self.unknown),
+                Outcome::Acknowledged(revision) => (Some(revision), &self.acknowledged),
+            };
             let put = Put { value_hash: value_hash(value.as_bytes()), revision };
             self.ledger.lock().await.record(&key, put)?;
             counter.fetch_add(1, Ordering::Relaxed);
             sequence += 1;
+            if revision.is_none() {
+                // A refused connection may show only here, when connecting is put off until then.
+                tokio::time::sleep(REFUSED_PAUSE).await;
+            }
         }
         Ok(())
     }
+}
 
-    /// The outcome of one put: `None` if nothing was sent, `Some(None)` if nobody knows.
-    async fn put(&self, endpoints: &mut Endpoints, key: &str, value: &str) -> Option<Option<i64>> {
-        let sent = match endpoints.client().await {
+impl Target for Endpoints {
+    async fn put(&mut self, key: &str, value: &str) -> Outcome {
+        let sent = match self.client().await {
             Ok(client) => tokio::time::timeout(REQUEST_TIMEOUT, client.put(key, value, None)).await,
             Err(_) => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                endpoints.fail_over();
-                // Nobody listens there: let the other clients and the node that restarts have the core.
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                return None;
+                self.fail_over();
+                return Outcome::NotSent;
             }
         };
         let outcome: Option<Result<_, Error>> = sent.ok();
-        let revision = outcome.and_then(Result::ok).and_then(|r| Some(r.header()?.revision()));
-        if revision.is_none() {
-            endpoints.fail_over();
-            // A refused connection shows only here, when connecting is put off until the first request.
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        match outcome.and_then(Result::ok).and_then(|r| Some(r.header()?.revision())) {
+            Some(revision) => Outcome::Acknowledged(revision),
+            None => {
+                self.fail_over();
+                Outcome::Unknown
+            }
         }
-        Some(revision)
     }
 }
 
@@ -135,7 +165,16 @@ pub fn start(
     clients: usize,
     addresses: &[String],
 ) -> Vec<tokio::task::JoinHandle<Result<(), LedgerError>>> {
-    let spawn = |number| tokio::spawn(Arc::clone(load).client(number, addresses.to_vec()));
+    start_on(load, clients, |number| Endpoints::new(addresses, number))
+}
+
+/// As [`start`], on targets that `target` makes, one for each client.
+pub fn start_on<T: Target>(
+    load: &Arc<Load>,
+    clients: usize,
+    target: impl Fn(usize) -> T,
+) -> Vec<tokio::task::JoinHandle<Result<(), LedgerError>>> {
+    let spawn = |number| tokio::spawn(Arc::clone(load).client(number, target(number)));
     (0..clients).map(spawn).collect()
 }
 

@@ -4,8 +4,11 @@ use std::fs::File;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::endpoints::connect;
 use crate::keyspaces;
@@ -41,7 +44,7 @@ pub enum ProcessError {
         /// The node.
         node: usize,
         /// How.
-        status: std::process::ExitStatus,
+        status: ExitStatus,
         /// The end of its output.
         output: String,
     },
@@ -63,13 +66,24 @@ pub enum ProcessError {
         /// The node.
         node: usize,
         /// How it ended instead.
-        status: std::process::ExitStatus,
+        status: ExitStatus,
     },
 }
 
 /// Adds what was being done.
 fn io(doing: &'static str) -> impl Fn(std::io::Error) -> ProcessError {
     move |source| ProcessError::Io { doing, source }
+}
+
+/// What checks configure differently.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'a> {
+    /// The ids of the keyspaces, in the order of their names ([`crate::keyspaces::name`]).
+    pub groups: &'a [u64],
+    /// The profile of timings, by its name.
+    pub profile: &'a str,
+    /// Further tables of the configuration, as TOML.
+    pub tables: &'a str,
 }
 
 /// Three nodes, their certificates, configurations and data in one directory.
@@ -79,6 +93,7 @@ pub struct Cluster {
     dir: PathBuf,
     endpoints: Vec<String>,
     admins: Vec<String>,
+    environment: Vec<(String, PathBuf)>,
     children: Vec<Option<Child>>,
 }
 
@@ -89,6 +104,18 @@ impl Cluster {
     /// # Errors
     /// A port, a file or `polyraft certs` failed.
     pub fn prepare(binary: &Path, dir: &Path, groups: &[u64]) -> Result<Self, ProcessError> {
+        Self::prepare_with(binary, dir, Settings { groups, profile: "lan", tables: "" })
+    }
+
+    /// As [`Cluster::prepare`], configured otherwise.
+    ///
+    /// # Errors
+    /// As for [`Cluster::prepare`].
+    pub fn prepare_with(
+        binary: &Path,
+        dir: &Path,
+        settings: Settings<'_>,
+    ) -> Result<Self, ProcessError> {
         let certs = dir.join("certs");
         run(binary, &["certs", "init", "--cluster", "kill9", "--dir"], &certs, &[])?;
         let peers = (0..3).map(|_| free_udp_port()).collect::<Result<Vec<_>, _>>()?;
@@ -97,19 +124,25 @@ impl Cluster {
             let id = node.to_string();
             run(binary, &["certs", "issue", "--dir"], &certs, &["--node", &id])?;
             let (client, admin) = (free_tcp_port()?, free_tcp_port()?);
-            let text = configuration(dir, node, &peers, (client, admin), groups);
+            let text = configuration(dir, node, &peers, (client, admin), settings);
             std::fs::write(dir.join(format!("node-{node}.toml")), text)
                 .map_err(io("writing a configuration"))?;
             endpoints.push(format!("http://127.0.0.1:{client}"));
             admins.push(format!("127.0.0.1:{admin}"));
         }
         let (binary, dir, children) = (binary.into(), dir.into(), [None, None, None].into());
-        Ok(Self { binary, wrapper: None, dir, endpoints, admins, children })
+        let (wrapper, environment) = (None, Vec::new());
+        Ok(Self { binary, wrapper, dir, endpoints, admins, environment, children })
     }
 
     /// From now on nodes are started as arguments of `command`, which must become what it runs.
     pub fn run_under(&mut self, command: String) {
         self.wrapper = Some(command);
+    }
+
+    /// From now on each node is started with `name` set to its own path in `dir`: its number.
+    pub fn give_each_a_path(&mut self, name: &str, dir: &Path) {
+        self.environment.push((name.to_owned(), dir.to_owned()));
     }
 
     /// Where node `at`, counted from 0, keeps its data.
@@ -165,6 +198,9 @@ impl Cluster {
         if self.wrapper.is_some() {
             command.arg(&self.binary);
         }
+        for (name, path) in &self.environment {
+            command.env(name, path.join((at + 1).to_string()));
+        }
         let child = command
             .args(["node", "--config"])
             .arg(config)
@@ -200,6 +236,19 @@ impl Cluster {
         let Some(mut child) = self.children[at].take() else { return Ok(()) };
         child.kill().map_err(io("killing a node"))?;
         child.wait().map_err(io("waiting for a killed node")).map(drop)
+    }
+
+    /// How node `at` ended, if it did by itself; it may then be started again.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn exited(&mut self, at: usize) -> Result<Option<ExitStatus>, ProcessError> {
+        let Some(child) = &mut self.children[at] else { return Ok(None) };
+        let status = child.try_wait().map_err(io("asking after a node"))?;
+        if status.is_some() {
+            self.children[at] = None;
+        }
+        Ok(status)
     }
 
     /// The process id of node `at`, if it was started.
@@ -240,9 +289,14 @@ impl Cluster {
         self.dir.join(format!("node-{}.log", at + 1))
     }
 
+    /// What node `at` has printed in all of its lives.
+    pub fn whole_output(&self, at: usize) -> String {
+        std::fs::read_to_string(self.output_path(at)).unwrap_or_default()
+    }
+
     /// The end of a node's output, for a person.
-    fn output(&self, at: usize) -> String {
-        let text = std::fs::read_to_string(self.output_path(at)).unwrap_or_default();
+    pub fn output(&self, at: usize) -> String {
+        let text = self.whole_output(at);
         let lines: Vec<_> = text.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
@@ -254,6 +308,30 @@ impl Drop for Cluster {
             // It may have ended already; there is nobody left to tell.
             let _ = child.kill();
             let _ = child.wait();
+        }
+    }
+}
+
+/// A process that stands still until this is dropped.
+pub struct Stopped(Pid);
+
+impl Stopped {
+    /// Stops the process `id`.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub fn stop(id: u32) -> Result<Self, ProcessError> {
+        let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or(Errno::SRCH);
+        let stopped = pid.and_then(|pid| kill_process(pid, Signal::STOP).map(|()| Self(pid)));
+        stopped.map_err(|errno| io("stopping a process")(errno.into()))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if let Err(error) = kill_process(self.0, Signal::CONT) {
+            eprintln!("SIGCONT: {error}");
         }
     }
 }
@@ -296,7 +374,7 @@ fn free_udp_port() -> Result<u16, ProcessError> {
 }
 
 /// A TCP port that nobody uses at the moment.
-fn free_tcp_port() -> Result<u16, ProcessError> {
+pub(crate) fn free_tcp_port() -> Result<u16, ProcessError> {
     let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     Ok(listener.map_err(io("finding a TCP port"))?.port())
 }
@@ -311,7 +389,7 @@ fn configuration(
     node: usize,
     peers: &[u16],
     (client, admin): (u16, u16),
-    groups: &[u64],
+    Settings { groups, profile, tables }: Settings<'_>,
 ) -> String {
     let listed = peers
         .iter()
@@ -332,12 +410,13 @@ fn configuration(
          key = {}\n\
          [cluster]\n\
          name = \"kill9\"\n\
-         profile = \"lan\"\n\
+         profile = {profile:?}\n\
          nodes = [{}]\n\
          {}\
          [server]\n\
          client_listen = \"127.0.0.1:{client}\"\n\
-         admin_listen = \"127.0.0.1:{admin}\"\n",
+         admin_listen = \"127.0.0.1:{admin}\"\n\
+         {tables}\n",
         path(data_dir(dir, node)),
         peers[node - 1],
         path(certs.join("ca.pem")),

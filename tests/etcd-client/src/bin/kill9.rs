@@ -5,14 +5,16 @@
 //! kill9 --binary PATH/polyraft --cycles N [--seed S] [--clients K] [--verify-every M] [--dir DIR]
 //! ```
 //!
-//! A cycle counts only if the process died of SIGKILL, served a linearizable read again, and the
-//! load had something acknowledged since the kill.
+//! Each cycle kills one node, two, or all, by lot. One in three kills each of them once more while it
+//! starts, after a time by lot that is about as long as a start. A cycle counts only if each kill ended
+//! a process that ran, every victim served a linearizable read again, and the load had something
+//! acknowledged since.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use polyraft_etcd_client_tests::arguments::Arguments;
 use polyraft_etcd_client_tests::dice::Dice;
@@ -21,8 +23,12 @@ use polyraft_etcd_client_tests::node_process::Cluster;
 use polyraft_etcd_client_tests::verify::{Verdict, verify_alone};
 use polyraft_etcd_client_tests::{ledger, load::start};
 
-/// One kill in this many takes every node at once.
-const WHOLE_CLUSTER_ONE_IN: u64 = 4;
+/// How many victims a cycle has, by lot: one half of the time, then two or all three.
+const VICTIMS: [usize; 4] = [1, 1, 2, 3];
+/// One cycle in this many kills its victims again while they start.
+const STARTING_ONE_IN: u64 = 3;
+/// A start takes about as long as this, in milliseconds.
+const START_MS: u64 = 100;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -40,7 +46,9 @@ async fn main() -> ExitCode {
 #[derive(Default)]
 struct Counts {
     cycles: u64,
+    two: u64,
     whole_cluster: u64,
+    starting: u64,
     acknowledged: u64,
     unknown: u64,
     verifications: u64,
@@ -69,10 +77,12 @@ async fn run() -> Result<bool, Box<dyn Error>> {
         println!("cycle {}: {verdict}", counts.cycles);
     }
     println!(
-        "kill9: seed {seed}, {} cycles ({} of the whole cluster), {} acknowledged, {} unknown, \
-         {} verifications, {} violations, {:.0} s",
+        "kill9: seed {seed}, {} cycles ({} of two nodes, {} of the whole cluster, {} again during the \
+         start), {} acknowledged, {} unknown, {} verifications, {} violations, {:.0} s",
         counts.cycles,
+        counts.two,
         counts.whole_cluster,
+        counts.starting,
         counts.acknowledged,
         counts.unknown,
         counts.verifications,
@@ -104,7 +114,7 @@ async fn kill_and_verify(
     Ok(verify_alone(&ledger::read(&path)?, cluster.endpoints()).await?)
 }
 
-/// Kills one node, or all, under load, and waits for service and progress.
+/// Kills some nodes under load, perhaps again while they start, and waits for service and progress.
 async fn cycle(
     cluster: &mut Cluster,
     load: &Arc<Load>,
@@ -112,20 +122,24 @@ async fn cycle(
     counts: &mut Counts,
 ) -> Result<(), Box<dyn Error>> {
     load.wait_for_progress().await?;
-    let is_whole = dice.roll(WHOLE_CLUSTER_ONE_IN) == 0;
-    let one = dice.roll(3) as usize;
-    let victims: Vec<_> = (0..3).filter(|at| is_whole || *at == one).collect();
-    for at in &victims {
-        cluster.kill(*at)?;
-    }
-    for at in &victims {
-        cluster.start(*at)?;
+    let count = VICTIMS[dice.roll(VICTIMS.len() as u64) as usize];
+    let first = dice.roll(3) as usize;
+    let victims: Vec<_> = (first..first + count).map(|at| at % 3).collect();
+    victims.iter().try_for_each(|at| cluster.kill(*at))?;
+    victims.iter().try_for_each(|at| cluster.start(*at))?;
+    if dice.roll(STARTING_ONE_IN) == 0 {
+        // At whatever step it is by then.
+        tokio::time::sleep(Duration::from_millis(dice.roll(START_MS))).await;
+        victims.iter().try_for_each(|at| cluster.kill(*at))?;
+        victims.iter().try_for_each(|at| cluster.start(*at))?;
+        counts.starting += 1;
     }
     for at in &victims {
         cluster.wait_until_serving(*at).await?;
     }
     load.wait_for_progress().await?;
     counts.cycles += 1;
-    counts.whole_cluster += u64::from(is_whole);
+    counts.two += u64::from(count == 2);
+    counts.whole_cluster += u64::from(count == 3);
     Ok(())
 }

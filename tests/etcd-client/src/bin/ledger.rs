@@ -76,7 +76,8 @@ async fn compare(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let seconds = arguments.get_or("seconds", 5)?;
     let value_bytes = arguments.get_or("value-bytes", 128)?;
     let binary = std::path::absolute(arguments.require::<PathBuf>("binary")?)?;
-    let etcd = EtcdCluster::start(&arguments.require::<PathBuf>("etcd")?, &dir)?;
+    let mut etcd = EtcdCluster::prepare(&arguments.require::<PathBuf>("etcd")?, &dir)?;
+    etcd.start()?;
     let mut polyraft = Cluster::prepare(&binary, &dir, &[1])?;
     (0..3).try_for_each(|at| polyraft.start(at))?;
     let mut systems = [

@@ -19,10 +19,9 @@ use std::time::{Duration, Instant};
 use polyraft_etcd_client_tests::admin::{self, Keyspace};
 use polyraft_etcd_client_tests::arguments::Arguments;
 use polyraft_etcd_client_tests::load::{self, Load, start};
-use polyraft_etcd_client_tests::node_process::Cluster;
+use polyraft_etcd_client_tests::node_process::{Cluster, Stopped};
 use polyraft_etcd_client_tests::verify::verify;
 use polyraft_etcd_client_tests::{keyspaces, ledger};
-use rustix::process::{Pid, Signal, kill_process};
 
 /// The profile's tick interval: see `node_process::configuration`.
 const TICK: Duration = Duration::from_millis(20);
@@ -121,7 +120,7 @@ async fn pause_once(
     load.wait_for_progress().await?;
 
     let looked = Instant::now();
-    let ticks_before = admin::ticks(cluster.admin(0)).await?;
+    let ticks_before = ticks_of(&cluster).await?;
     let stopped = Stopped::stop(cluster.process_id(0).ok_or("node 1 does not run")?)?;
     let (since, ran_before) = (Instant::now(), looked.elapsed());
     let served_after = keyspaces::visit(&cluster.endpoints()[1..], ids.len(), stop_for).await?;
@@ -129,7 +128,7 @@ async fn pause_once(
     let woken = Instant::now();
     drop(stopped);
     cluster.wait_until_serving(0).await?;
-    let ticks = admin::ticks(cluster.admin(0)).await? - ticks_before;
+    let ticks = ticks_of(&cluster).await? - ticks_before;
     let ran = ran_before + woken.elapsed();
     let ticks_due = (ran.as_nanos() / TICK.as_nanos()) as u64;
     tokio::time::sleep(SETTLE).await;
@@ -152,23 +151,10 @@ async fn pause_once(
     })
 }
 
-/// A process that stands still until this is dropped.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn stop(id: u32) -> Result<Self, Box<dyn Error>> {
-        let pid = Pid::from_raw(i32::try_from(id)?).ok_or("a process id is not 0")?;
-        kill_process(pid, Signal::STOP)?;
-        Ok(Self(pid))
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        if let Err(error) = kill_process(self.0, Signal::CONT) {
-            eprintln!("pause: SIGCONT: {error}");
-        }
-    }
+/// How often the first node's timer has fired.
+async fn ticks_of(cluster: &Cluster) -> Result<u64, Box<dyn Error>> {
+    let ticks = admin::counter(cluster.admin(0), admin::TICKS).await?;
+    Ok(ticks.ok_or("node 1 does not count its ticks")?)
 }
 
 /// Waits until `node` leads every keyspace, and returns them.

@@ -11,8 +11,6 @@
 //! directories are durable, then run under a command that makes their syncs do nothing, and the run
 //! succeeds only if acknowledged writes are lost. Needs root, loop devices and `mkfs.ext4`.
 
-mod disk;
-
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,12 +18,11 @@ use std::time::Instant;
 
 use polyraft_etcd_client_tests::arguments::{ArgumentError, Arguments};
 use polyraft_etcd_client_tests::dice::Dice;
+use polyraft_etcd_client_tests::disk::Disk;
 use polyraft_etcd_client_tests::ledger;
 use polyraft_etcd_client_tests::load::{self, Load, start};
 use polyraft_etcd_client_tests::node_process::Cluster;
 use polyraft_etcd_client_tests::verify::{Verdict, Violation, verify_alone};
-
-use disk::Disk;
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -24,6 +24,7 @@ const NO_LOG_FLUSH: u32 = 2;
 
 /// Why there is no such disk.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DiskError {
     /// A command of the system failed.
     #[error("{command} failed: {output}")]
@@ -92,6 +93,16 @@ impl Disk {
         cut.map_err(|source| DiskError::Shutdown { mount: self.mount.clone(), source })
     }
 
+    /// Makes everything that was written so far durable.
+    ///
+    /// # Errors
+    /// The system cannot.
+    pub fn sync(&self) -> Result<(), DiskError> {
+        let root = File::open(&self.mount);
+        let synced = root.and_then(|root| Ok(rustix::fs::syncfs(&root)?));
+        synced.map_err(|source| DiskError::Io { path: self.mount.clone(), source })
+    }
+
     /// Mounts what survived. Nobody may have a file of it open.
     ///
     /// # Errors
@@ -113,7 +124,7 @@ impl Drop for Disk {
             Command::new("losetup").arg("--detach").arg(&self.device),
         ] {
             if let Err(error) = run(command) {
-                eprintln!("power_cut: left behind: {error}");
+                eprintln!("left behind: {error}");
             }
         }
     }
