@@ -3,6 +3,8 @@
 //! Promise: `now` never falls. Under tokio's paused time both readings are virtual, so a run of the
 //! simulator is a function of its seed.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use polyraft_core::time::Moment;
@@ -41,17 +43,24 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock whose wall time also follows tokio's (paused) time, from a fixed origin.
+/// A clock whose wall time also follows tokio's (paused) time, from a fixed origin. Clones are one
+/// clock.
 #[derive(Debug, Clone)]
 pub struct VirtualClock {
     start: Instant,
     wall_origin_ms: u64,
+    stepped_ms: Arc<AtomicI64>,
 }
 
 impl VirtualClock {
     /// A clock that reads zero, and `wall_origin_ms` on the wall, now.
     pub fn start(wall_origin_ms: u64) -> Self {
-        Self { start: Instant::now(), wall_origin_ms }
+        Self { start: Instant::now(), wall_origin_ms, stepped_ms: Arc::default() }
+    }
+
+    /// Sets the wall clock forward or back, by milliseconds; the monotonic time does not notice.
+    pub fn step_wall(&self, by_ms: i64) {
+        self.stepped_ms.fetch_add(by_ms, Relaxed);
     }
 }
 
@@ -61,7 +70,8 @@ impl Clock for VirtualClock {
     }
 
     fn wall_ms(&self) -> u64 {
-        self.wall_origin_ms + self.start.elapsed().as_millis() as u64
+        let followed = self.wall_origin_ms + self.start.elapsed().as_millis() as u64;
+        followed.saturating_add_signed(self.stepped_ms.load(Relaxed))
     }
 }
 
@@ -79,6 +89,11 @@ mod tests {
         assert_eq!(
             (clock.now(), clock.wall_ms()),
             (Moment::new(Duration::from_secs(3_600)), 3_601_000)
+        );
+        clock.clone().step_wall(-1_000);
+        assert_eq!(
+            (clock.now(), clock.wall_ms()),
+            (Moment::new(Duration::from_secs(3_600)), 3_600_000)
         );
     }
 }

@@ -10,7 +10,8 @@
 //! before the others when all cores are busy. Under the simulator every place is the one current
 //! arbiter.
 
-use std::sync::Mutex;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::{io, iter};
 
 use actix::dev::channel::{self, AddressReceiver};
@@ -53,6 +54,11 @@ impl Place {
     }
 }
 
+/// An actor with its mailbox, as its arbiter runs it.
+pub type Life = Pin<Box<dyn Future<Output = ()>>>;
+/// Puts something around the life of an actor of this kind.
+pub type WrapLife = dyn Fn(ActorKind, Life) -> Life + Send + Sync;
+
 /// Finds the arbiter for a place.
 pub trait Spawner: Send + Sync + 'static {
     /// The arbiter that serves `place`; always the same one for equal places.
@@ -60,6 +66,12 @@ pub trait Spawner: Send + Sync + 'static {
 
     /// The arbiters that must never block, each with its label, for the watchdog.
     fn watched(&self) -> Vec<(&'static str, ArbiterHandle)>;
+
+    /// What is put around every life, on its own thread: how a simulation delays, pauses and drops
+    /// actors. Nothing, unless overridden.
+    fn wrap(&self) -> Option<Arc<WrapLife>> {
+        None
+    }
 
     /// Stops every arbiter that this spawner started and waits for its thread. Idempotent.
     /// Actors still running there are dropped. Must not be called from one of those threads.
@@ -88,10 +100,15 @@ impl<A: Actor<Context = Context<A>>> Prepared<A> {
         F: FnOnce(&mut Context<A>) -> A + Send + 'static,
     {
         let Self { addr, receiver, kind } = self;
+        let wrap = spawner.wrap();
         let started = spawner.arbiter(place).spawn_fn(move || {
             let mut ctx = Context::with_receiver(receiver);
             let actor = factory(&mut ctx);
-            actix::spawn(ctx.into_future(actor));
+            let life = ctx.into_future(actor);
+            match wrap {
+                Some(wrap) => actix::spawn(wrap(kind, Box::pin(life))),
+                None => actix::spawn(life),
+            };
         });
         if !started {
             tracing::warn!(actor = kind.as_str(), "not started: its arbiter has stopped");

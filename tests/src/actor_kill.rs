@@ -5,7 +5,7 @@ use polyraft_actors::guard::{Kill, KillMode};
 use polyraft_actors::mailbox::ActorKind;
 use polyraft_actors::node_parts::NodeParts;
 
-/// Every kind of actor. Those of groups are group 1's.
+/// Every kind of actor.
 pub const KINDS: [ActorKind; 9] = [
     ActorKind::Group,
     ActorKind::Batcher,
@@ -25,6 +25,16 @@ pub fn kill(
     kind: ActorKind,
     mode: KillMode,
 ) -> Option<Box<dyn Fn() -> bool + Send>> {
+    kill_of(parts, GroupId::new(1), kind, mode)
+}
+
+/// The same, of any group.
+pub fn kill_of(
+    parts: &NodeParts,
+    group: GroupId,
+    kind: ActorKind,
+    mode: KillMode,
+) -> Option<Box<dyn Fn() -> bool + Send>> {
     macro_rules! end {
         ($addr:expr) => {{
             let addr = $addr;
@@ -32,7 +42,7 @@ pub fn kill(
             Some(Box::new(move || !addr.connected()))
         }};
     }
-    let group = || parts.directory.group(GroupId::new(1)).and_then(|cell| cell.addrs());
+    let group = || parts.directory.group(group).and_then(|cell| cell.addrs());
     match kind {
         ActorKind::Group => end!(group()?.group.clone()),
         ActorKind::Batcher => end!(group()?.batcher.clone()),

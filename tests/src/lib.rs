@@ -16,12 +16,15 @@
 pub mod actor_kill;
 pub mod cluster;
 pub mod conformance;
+pub mod gate;
 pub mod host;
 pub mod invariants;
 pub mod ledger;
+pub mod linearizability;
 pub mod lossy_transport;
 pub mod machines;
 pub mod memory_node;
+pub mod node_sim;
 pub mod proxy;
 pub mod rows;
 pub mod sim;

@@ -11,6 +11,7 @@
 //! the disks ([`MemoryDisks`]), the network ([`MemoryNetwork`]) and the journal ([`LogFaults`]).
 //! Not here: judging a run; LMDB and QUIC (`polyraft::Node` itself).
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,10 +30,10 @@ use polyraft_actors::link_events::LinkEvents;
 use polyraft_actors::log_writer::{CreateGroup, LogWriterConfig};
 use polyraft_actors::node_parts::{MakeMachine, NodeParts, NodeSettings, OpenLog, Slots};
 use polyraft_actors::proposal::UnitReply;
-use polyraft_actors::spawner::{ArbiterSpawner, LocalSpawner, Spawner};
+use polyraft_actors::spawner::{ArbiterSpawner, Spawner};
 use polyraft_actors::state_flusher::StateFlusherConfig;
 use polyraft_actors::supervisor::{CreateAndStart, start_supervisor};
-use polyraft_actors::workers::{Job, LocalWorkers, ThreadWorkers, Workers};
+use polyraft_actors::workers::{ThreadWorkers, Workers};
 use polyraft_core::batch::Unit;
 use polyraft_core::batch_config::BatchConfig;
 use polyraft_core::compaction::Retention;
@@ -41,9 +42,10 @@ use polyraft_core::error::{ProposeError, ReadError};
 use polyraft_core::ids::{GroupId, LogIndex, NodeId, ReplicaId};
 use polyraft_core::message::AppliedUnit;
 use polyraft_core::outbox::OutboxLimits;
+use polyraft_core::peer_data::DataMark;
 use polyraft_core::ports::{
     CommitStats, GroupAppend, GroupIdentity, LogReader, LogStore, PeerAddress, RestoredLog,
-    StorageError,
+    StateStore, StorageError,
 };
 use polyraft_core::status::{GroupStatus, Role};
 use polyraft_storage::identity::DataIdentity;
@@ -54,6 +56,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use crate::gate::{Gate, GatedSpawner, GatedWorkers};
 use crate::ledger::{Ledger, block_for};
 use crate::lossy_transport::{LossyTransport, NetworkWeather, ObserveFrame};
 
@@ -92,7 +95,33 @@ pub struct MemoryOptions {
     pub machine: Arc<dyn Fn(NodeId, GroupId) -> Box<dyn polyraft::StateMachine> + Send + Sync>,
     /// Sees every frame: sender, receiver, lane, bytes.
     pub observe: Arc<ObserveAll>,
+    /// The limits of every journal.
+    pub journal: JournalOptions,
+    /// Put around every node's stores.
+    pub stores: Arc<dyn WrapStores>,
+    /// Whether peers refuse a node that shows other data than before, as production does.
+    pub refuses_foreign_data: bool,
 }
+
+/// Puts something around a node's stores.
+pub trait WrapStores: Send + Sync {
+    /// Around the journal, in each life of the log writer.
+    fn log(&self, node: NodeId, inner: Box<dyn LogStore>) -> Box<dyn LogStore> {
+        let _ = node;
+        inner
+    }
+
+    /// Around the state store.
+    fn state(&self, node: NodeId, inner: Arc<dyn StateStore>) -> Arc<dyn StateStore> {
+        let _ = node;
+        inner
+    }
+}
+
+/// Nothing.
+struct Bare;
+
+impl WrapStores for Bare {}
 
 /// Sees a frame: sender, receiver, lane, bytes.
 pub type ObserveAll = dyn Fn(NodeId, NodeId, polyraft_core::ports::Lane, &Bytes) + Send + Sync;
@@ -108,6 +137,9 @@ impl MemoryOptions {
             slice_takes: Duration::ZERO,
             machine: Arc::new(|_, _| Box::new(Ledger::default())),
             observe: Arc::new(|_, _, _, _| {}),
+            journal: JournalOptions::default(),
+            stores: Arc::new(Bare),
+            refuses_foreign_data: true,
         }
     }
 }
@@ -251,7 +283,46 @@ pub struct NodeRemains {
     pub disks: MemoryDisks,
     /// The faults of its journal.
     pub log_faults: Arc<LogFaults>,
+    /// Which data the disks are: 0 until the first start.
+    data: u64,
     starts: u64,
+    /// What each peer showed last.
+    known: BTreeMap<NodeId, DataMark>,
+}
+
+impl NodeRemains {
+    /// Whether `peer` shows the data that it showed before.
+    fn admit(&mut self, peer: &MemoryNode) -> bool {
+        let known = self.known.entry(peer.id).or_insert(peer.mark);
+        let admitted = peer.mark.follows(*known).is_ok();
+        if admitted {
+            *known = peer.mark;
+        }
+        admitted
+    }
+
+    /// A backup: what is on the disks now, on disks of its own.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let disks = MemoryDisks { log: self.disks.log.copy(), state: self.disks.state.copy() };
+        Self { disks, log_faults: Arc::default(), known: self.known.clone(), ..*self }
+    }
+
+    /// Whether a node was started on them.
+    pub fn is_used(&self) -> bool {
+        self.starts > 0
+    }
+
+    /// Whether they were opened less often.
+    pub fn is_older_than(&self, other: &Self) -> bool {
+        self.starts < other.starts
+    }
+
+    /// The data of a node's first start is told by its id; what is put there later is another's.
+    #[must_use]
+    pub fn wiped() -> Self {
+        Self { data: u64::MAX, ..Self::default() }
+    }
 }
 
 /// One node.
@@ -264,6 +335,11 @@ pub struct MemoryNode {
     pub remains: NodeRemains,
     /// Its transport, for changes of the weather.
     pub transport: Arc<LossyTransport<MemoryTransport>>,
+    /// Between it and its thread. Without effect with [`Threads::Own`].
+    pub gate: Arc<Gate>,
+    /// Its clock, with [`Threads::One`].
+    pub clock: VirtualClock,
+    mark: DataMark,
 }
 
 /// Nodes 1 to n on one network.
@@ -283,8 +359,48 @@ impl MemoryCluster {
         let ids: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
         let start =
             |id: &NodeId| MemoryNode::start(*id, &ids, &network, &options, NodeRemains::default());
-        let nodes = ids.iter().map(start).collect();
-        Self { network, nodes, options, ids }
+        let running = ids.iter().map(start).collect();
+        let mut cluster = Self { network, nodes: running, options, ids };
+        (1..=nodes).for_each(|id| cluster.meet(NodeId::new(id)));
+        cluster
+    }
+
+    /// Creates the replica of `group` on a node that has none.
+    ///
+    /// # Panics
+    /// If the node does not run, or its disk takes no group.
+    pub async fn create_missing(&self, id: u64, group: GroupId) {
+        let node = self.node(id);
+        if node.parts.directory.group(group).is_none() {
+            node.create_group(group, &self.ids).await.expect("a healthy disk takes a group");
+        }
+    }
+
+    /// Lets the link between two nodes come up again, if each accepts the other's data.
+    pub fn reconnect(&mut self, a: NodeId, b: NodeId) {
+        let is = |id| move |node: &MemoryNode| node.id == id;
+        match (self.nodes.iter().any(is(a)), self.nodes.iter().any(is(b))) {
+            (true, true) => self.meet(a),
+            // The later of the two meets the other when it starts.
+            _ => self.network.reconnect(a, b),
+        }
+    }
+
+    /// Connects `id` with every running node that accepts its data and whose data it accepts.
+    fn meet(&mut self, id: NodeId) {
+        if !self.options.refuses_foreign_data {
+            return;
+        }
+        let at = self.nodes.iter().position(|node| node.id == id).expect("the node runs");
+        let mut node = self.nodes.remove(at);
+        for other in &mut self.nodes {
+            let admitted = node.remains.admit(other) & other.remains.admit(&node);
+            match admitted {
+                true => self.network.reconnect(id, other.id),
+                false => self.network.disconnect(id, other.id),
+            }
+        }
+        self.nodes.insert(at, node);
     }
 
     /// The node `id`.
@@ -341,12 +457,20 @@ impl MemoryCluster {
         self.nodes.remove(at).stop().await
     }
 
-    /// Starts a node on what it left.
+    /// Ends one node between two instructions; returns what [`MemoryCluster::restart`] needs. Only with
+    /// [`Threads::One`].
+    pub async fn crash_node(&mut self, id: u64) -> NodeRemains {
+        let at = self.nodes.iter().position(|n| n.id.get() == id).expect("the node runs");
+        self.nodes.remove(at).crash().await
+    }
+
+    /// Starts a node on what it left, or on what was put there instead.
     pub fn restart(&mut self, id: u64, remains: NodeRemains) {
         let id = NodeId::new(id);
         let node = MemoryNode::start(id, &self.ids, &self.network, &self.options, remains);
         self.nodes.push(node);
         self.nodes.sort_by_key(|node| node.id);
+        self.meet(id);
     }
 
     /// Stops every node.
@@ -366,14 +490,10 @@ impl MemoryNode {
         mut remains: NodeRemains,
     ) -> Self {
         remains.starts += 1;
-        let identity = DataIdentity {
-            cluster: "memory".into(),
-            node: id,
-            incarnation: remains.starts,
-            data: id.get(),
-        };
-        let journal = JournalOptions::default();
-        let storage = Storage::open_in_memory(&remains.disks, &journal, identity)
+        remains.data = if remains.data == 0 { id.get() } else { remains.data };
+        let (data, incarnation) = (remains.data, remains.starts);
+        let identity = DataIdentity { cluster: "memory".into(), node: id, incarnation, data };
+        let storage = Storage::open_in_memory(&remains.disks, &options.journal, identity)
             .expect("a disk in memory can be read");
         let directory = Arc::new(Directory::default());
         for (group, identity) in storage.journal.groups() {
@@ -382,25 +502,28 @@ impl MemoryNode {
         }
         // Every life of every node draws numbers of its own.
         let entropy = SeededEntropy::new(options.seed ^ (id.get() << 32) ^ (remains.starts << 48));
-        let clock: Arc<dyn Clock> = match options.threads {
-            Threads::One => Arc::new(VirtualClock::start(1_700_000_000_000)),
+        let clock = VirtualClock::start(1_700_000_000_000);
+        let shared_clock: Arc<dyn Clock> = match options.threads {
+            Threads::One => Arc::new(clock.clone()),
             Threads::Own => Arc::new(SystemClock::start()),
         };
-        let events = Arc::new(LinkEvents::new(id, directory.clone(), clock.clone()));
+        let events = Arc::new(LinkEvents::new(id, directory.clone(), shared_clock.clone()));
         let transport = transport(id, network, options, events, entropy.next_u64());
-        let (spawner, workers) = threads(options);
+        let gate = Arc::<Gate>::default();
+        let (spawner, workers) = threads(options, &gate);
+        let mark = DataMark { data, incarnation, boot: entropy.next_u64() };
         let parts = Arc::new(NodeParts {
             node: id,
             peers: ids.iter().copied().filter(|peer| *peer != id).collect(),
             settings: options.settings.clone(),
             spawner,
             workers,
-            clock,
+            clock: shared_clock,
             entropy: Arc::new(entropy),
             directory,
             transport: transport.clone(),
-            state: storage.state.clone(),
-            open_log: open_log(&remains, journal),
+            state: options.stores.state(id, storage.state.clone()),
+            open_log: open_log(id, &remains, options),
             machine: machine(id, options),
             on_storage_failed: Box::new(|_| {}),
             log_progress: Arc::default(),
@@ -410,7 +533,7 @@ impl MemoryNode {
         let address = |node: &NodeId| PeerAddress { node: *node, address: String::new() };
         let peers: Vec<PeerAddress> = ids.iter().map(address).collect();
         polyraft_core::ports::Transport::set_peers(&*transport, &peers);
-        Self { id, parts, remains, transport }
+        Self { id, parts, remains, transport, gate, clock, mark }
     }
 
     /// Creates this node's replica of `group`, durably, and starts it.
@@ -528,6 +651,16 @@ impl MemoryNode {
         .await;
         parts.spawner.stop();
         parts.workers.stop();
+        self.gate.crash();
+        self.remains
+    }
+
+    /// Ends everything at once; what was not durable is gone.
+    async fn crash(self) -> NodeRemains {
+        self.parts.stop_supervision();
+        polyraft_core::ports::Transport::shutdown(&*self.transport);
+        self.gate.crash();
+        wait_until("the node's actors to be gone", STOP_DEADLINE, || self.gate.is_empty()).await;
         self.remains
     }
 }
@@ -578,19 +711,17 @@ fn transport(
     events: Arc<LinkEvents>,
     seed: u64,
 ) -> Arc<LossyTransport<MemoryTransport>> {
-    let inner = network.join(id, events, Handle::current());
+    let inner = network.join(id, events.clone(), Handle::current());
     let all = options.observe.clone();
     let observe: Arc<ObserveFrame> = Arc::new(move |to, lane, frame| all(id, to, lane, frame));
-    Arc::new(LossyTransport::new(inner, options.weather, seed, observe))
+    Arc::new(LossyTransport::new(inner, events, options.weather, seed, observe))
 }
 
-fn threads(options: &MemoryOptions) -> (Arc<dyn Spawner>, Arc<dyn Workers>) {
+fn threads(options: &MemoryOptions, gate: &Arc<Gate>) -> (Arc<dyn Spawner>, Arc<dyn Workers>) {
     match options.threads {
-        Threads::One if options.slice_takes.is_zero() => {
-            (Arc::new(LocalSpawner::current()), Arc::new(LocalWorkers::current()))
-        }
         Threads::One => {
-            (Arc::new(LocalSpawner::current()), Arc::new(SlowWorkers(options.slice_takes)))
+            let workers = GatedWorkers::new(gate.clone(), options.slice_takes);
+            (Arc::new(GatedSpawner::new(gate.clone())), Arc::new(workers))
         }
         Threads::Own => {
             (Arc::new(ArbiterSpawner::new(2).expect("a runtime")), Arc::new(ThreadWorkers::new(16)))
@@ -598,28 +729,13 @@ fn threads(options: &MemoryOptions) -> (Arc<dyn Spawner>, Arc<dyn Workers>) {
     }
 }
 
-/// Runs each job after so much virtual time: a slow machine that leaves its thread to others.
-struct SlowWorkers(Duration);
-
-impl Workers for SlowWorkers {
-    fn run(&self, job: Job) {
-        let takes = self.0;
-        actix::spawn(async move {
-            tokio::time::sleep(takes).await;
-            job();
-        });
-    }
-
-    /// Nothing: jobs end with their arbiter.
-    fn stop(&self) {}
-}
-
 /// A journal over the disks, anew in each life of the log writer.
-fn open_log(remains: &NodeRemains, options: JournalOptions) -> Box<OpenLog> {
+fn open_log(id: NodeId, remains: &NodeRemains, options: &MemoryOptions) -> Box<OpenLog> {
     let NodeRemains { disks, log_faults, .. } = remains.clone();
+    let (journal, stores) = (options.journal.clone(), options.stores.clone());
     Box::new(move || {
-        let inner = Box::new(Journal::open(disks.log.clone(), options.clone())?);
-        Ok(log_faults.around(inner))
+        let inner = Box::new(Journal::open(disks.log.clone(), journal.clone())?);
+        Ok(log_faults.around(stores.log(id, inner)))
     })
 }
 

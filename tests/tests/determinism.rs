@@ -64,7 +64,11 @@ impl StateMachine for Witness {
 fn options(seed: u64, chronicle: &Chronicle) -> MemoryOptions {
     let (frames, applies) = (chronicle.clone(), chronicle.clone());
     MemoryOptions {
-        weather: NetworkWeather { delay: Duration::from_micros(300), loss_per_mille: 10 },
+        weather: NetworkWeather {
+            delay: Duration::from_micros(300),
+            loss_per_mille: 10,
+            ..NetworkWeather::default()
+        },
         machine: Arc::new(move |node, _| {
             Box::new(Witness { node, ledger: Ledger::default(), chronicle: applies.clone() })
         }),

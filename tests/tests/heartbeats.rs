@@ -258,7 +258,11 @@ fn wan_is_stable_for_ten_minutes() {
             3,
             MemoryOptions {
                 settings: settings(timing.tick, beats, election),
-                weather: NetworkWeather { delay: Duration::from_millis(40), loss_per_mille: 10 },
+                weather: NetworkWeather {
+                    delay: Duration::from_millis(40),
+                    loss_per_mille: 10,
+                    ..NetworkWeather::default()
+                },
                 ..MemoryOptions::new(Threads::One, 9)
             },
         );

@@ -281,8 +281,9 @@ pub struct PeerAddress {
     pub address: String,
 }
 
-/// Sends frames to peers. May drop, duplicate and reorder across lanes; keeps order within a lane
-/// of one connection. Never blocks.
+/// Sends frames to peers. May drop them and reorder across lanes; keeps order within a lane of one
+/// connection. May repeat what is Raft's, but nothing on [`Lane::Request`]: a forwarded proposal that
+/// arrives twice is proposed twice. Never blocks.
 pub trait Transport: Send + Sync + 'static {
     /// Hands over one frame of at most [`crate::limits::FRAME_BYTES_MAX`] bytes.
     ///
