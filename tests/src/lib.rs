@@ -25,4 +25,5 @@ pub mod memory_node;
 pub mod proxy;
 pub mod rows;
 pub mod sim;
+pub mod store_faults;
 pub mod trace;

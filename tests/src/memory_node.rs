@@ -55,7 +55,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::ledger::{Ledger, block_for};
+
 use crate::lossy_transport::{LossyTransport, NetworkWeather, ObserveFrame};
+use crate::store_faults::StoreFaults;
 
 /// First replica id of every group; node n holds this plus n.
 const REPLICA_IDS_FROM: u64 = 100;
@@ -251,6 +253,8 @@ pub struct NodeRemains {
     pub disks: MemoryDisks,
     /// The faults of its journal.
     pub log_faults: Arc<LogFaults>,
+    /// Steps of its stores that fail when told to.
+    pub store_faults: Arc<StoreFaults>,
     starts: u64,
 }
 
@@ -399,7 +403,7 @@ impl MemoryNode {
             entropy: Arc::new(entropy),
             directory,
             transport: transport.clone(),
-            state: storage.state.clone(),
+            state: remains.store_faults.around_state(storage.state.clone()),
             open_log: open_log(&remains, journal),
             machine: machine(id, options),
             on_storage_failed: Box::new(|_| {}),
@@ -616,10 +620,10 @@ impl Workers for SlowWorkers {
 
 /// A journal over the disks, anew in each life of the log writer.
 fn open_log(remains: &NodeRemains, options: JournalOptions) -> Box<OpenLog> {
-    let NodeRemains { disks, log_faults, .. } = remains.clone();
+    let NodeRemains { disks, log_faults, store_faults, .. } = remains.clone();
     Box::new(move || {
         let inner = Box::new(Journal::open(disks.log.clone(), options.clone())?);
-        Ok(log_faults.around(inner))
+        store_faults.around_log(log_faults.around(inner))
     })
 }
 
