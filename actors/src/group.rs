@@ -9,6 +9,7 @@
 //! Not here: anything about terms or quorums (`polyraft_core::replica`).
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,7 +120,7 @@ pub struct LogWriterReplaced {
 #[derive(Debug)]
 struct Fetched {
     fetch: Fetch,
-    entries: Result<Vec<LogEntry>, StorageError>,
+    entries: std::thread::Result<Result<Vec<LogEntry>, StorageError>>,
 }
 
 /// To itself, behind everything that is already in the mailbox.
@@ -278,7 +279,9 @@ impl Group {
         let (group, reader) = (self.id, self.ports.reader.clone());
         let done = ctx.address().recipient::<Fetched>();
         self.ports.workers.run(Box::new(move || {
-            let entries = reader.entries(group, fetch.from..fetch.to, fetch.bytes_max);
+            // A panic is raised again in the actor.
+            let read = || reader.entries(group, fetch.from..fetch.to, fetch.bytes_max);
+            let entries = catch_unwind(AssertUnwindSafe(read));
             deliver_fact(&done, Fetched { fetch, entries });
         }));
     }
@@ -468,7 +471,7 @@ impl Handler<Fetched> for Group {
     type Result = ();
 
     fn handle(&mut self, Fetched { fetch, entries }: Fetched, ctx: &mut Self::Context) {
-        match entries {
+        match entries.unwrap_or_else(|panic| resume_unwind(panic)) {
             Ok(entries) => {
                 self.replica.on_fetched(fetch, entries);
                 self.touched(ctx);

@@ -423,29 +423,34 @@ impl Handler<Down> for Supervisor {
 impl Handler<CreateAndStart> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, message: CreateAndStart, ctx: &mut Self::Context) {
-        let Some(actors) = self.node_actors() else { return };
+    /// What waits for the disk is no part of the supervisor: a group that becomes durable after this
+    /// supervisor died is its successor's to start.
+    fn handle(&mut self, message: CreateAndStart, _: &mut Self::Context) {
         let CreateAndStart { create, cell } = message;
         let group = create.append.group;
+        let Some(actors) = self.node_actors() else {
+            return self.parts.directory.remove_group(group);
+        };
         let (written, done) = oneshot::channel();
         let CreateGroup { append, reply } = create;
         failpoint::pass(Step::CreateSubmit);
         deliver_fact(&actors.log_writer, CreateGroup { append, reply: written });
-        let created = done.into_actor(self).map(move |result, supervisor, ctx| {
+        let parts = self.parts.clone();
+        actix::spawn(async move {
+            let result = done.await;
             if matches!(result, Ok(Ok(()))) {
                 failpoint::pass(Step::CreateStored);
                 cell.mark_stored();
-                let now = supervisor.parts.clock.now();
-                if let Some(actors) = supervisor.node_actors() {
-                    supervisor.look_at_group(group, &cell, now, &actors, ctx);
+                if let Some(supervisor) = parts.supervisor() {
+                    deliver_fact(&supervisor, LookAround);
                 }
-            } else {
-                supervisor.parts.directory.remove_group(group);
+            } else if !cell.is_stored() {
+                // Else the next log writer found what the one that died had written.
+                parts.directory.remove_group(group);
             }
             // An Err means that the creator has stopped waiting.
             let _ = result.map(|result| reply.send(result));
         });
-        ctx.spawn(created);
     }
 }
 

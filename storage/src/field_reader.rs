@@ -2,6 +2,8 @@
 //!
 //! Promise: never panics and never allocates more than a small multiple of the input.
 
+use polyraft_core::wire::ORDINAL_MAX;
+
 /// The rule that some bytes break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -44,6 +46,14 @@ impl<'a> FieldReader<'a> {
 
     pub fn u64(&mut self) -> Result<u64, Malformed> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    /// An index or a sequence: none is so large that adding to it could overflow.
+    pub fn ordinal(&mut self) -> Result<u64, Malformed> {
+        match self.u64()? {
+            value if value <= ORDINAL_MAX => Ok(value),
+            _ => Err(Malformed("number out of range")),
+        }
     }
 
     /// A `u32` count of items of at least `item_bytes` each, all of which must still be there.

@@ -23,6 +23,7 @@ use polyraft_core::ids::{GroupId, LogIndex};
 use polyraft_core::ports::{
     CommitStats, GroupAppend, GroupIdentity, LogReader, LogStore, RestoredLog, StorageError,
 };
+use polyraft_core::wire::ORDINAL_MAX;
 
 use crate::field_reader::Malformed;
 use crate::journal_gc;
@@ -212,7 +213,7 @@ impl<T: TableStore> LogStore for Journal<T> {
                 entries: Vec::new(),
             }
         };
-        let start = applied.max(restored.compacted.index).next();
+        let start = applied.min(restored.last).max(restored.compacted.index).next();
         restored.entries = self.shared.entries(group, start..restored.last.next(), usize::MAX)?;
         Ok(restored)
     }
@@ -515,8 +516,9 @@ fn replay(
     let known = index.groups.values().map(|group| group.meta_sequence).max().unwrap_or(0);
     let mut expected = None;
     read.scan(JOURNAL, Bound::Unbounded, Bound::Unbounded, false, &mut |key, record| {
-        let Ok(sequence) = key.try_into().map(u64::from_be_bytes) else {
-            index.quarantine_all("a journal key of a wrong length");
+        let sequence = key.try_into().ok().map(u64::from_be_bytes);
+        let Some(sequence) = sequence.filter(|sequence| *sequence <= ORDINAL_MAX) else {
+            index.quarantine_all("a journal key that no record has");
             return true;
         };
         if expected.map_or(is_told && sequence > known + 1, |expected| expected != sequence) {
@@ -526,7 +528,12 @@ fn replay(
         records.push_back((sequence, record.len() as u64));
         replay_record(index, sequence, record);
         true
-    })
+    })?;
+    // The last record outlives all others, and no meta row knows of a later one.
+    if records.back().is_some_and(|(last, _)| *last < known) {
+        index.quarantine_all("a record is missing from the end of the journal");
+    }
+    Ok(())
 }
 
 fn replay_record(index: &mut JournalIndex, sequence: u64, record: &[u8]) {

@@ -66,7 +66,7 @@ pub(crate) fn decode_meta(group: GroupId, bytes: &[u8]) -> Result<GroupIndex, Ma
     if version != VERSION {
         return Err(Malformed("meta row version"));
     }
-    let meta_sequence = reader.u64()?;
+    let meta_sequence = reader.ordinal()?;
     let identity = match reader.u8()? {
         0 => None,
         _ => Some(decode_identity(&mut reader)?),
@@ -77,8 +77,8 @@ pub(crate) fn decode_meta(group: GroupId, bytes: &[u8]) -> Result<GroupIndex, Ma
     let hard_state = decode_hard_state(&mut reader)?;
     let configuration = decode_configuration(&mut reader)?;
     let compacted = decode_point(&mut reader)?;
-    let cold_end = LogIndex::new(reader.u64()?);
-    let cold_rows = reader.u64()?..reader.u64()?;
+    let cold_end = LogIndex::new(reader.ordinal()?);
+    let cold_rows = reader.ordinal()?..reader.ordinal()?;
     let runs = (0..reader.count(16)?)
         .map(|_| Ok((LogIndex::new(reader.u64()?), Term::new(reader.u64()?))))
         .collect::<Result<VecDeque<_>, _>>()?;

@@ -338,9 +338,9 @@ fn decode_header(
 }
 
 fn decode_run(reader: &mut FieldReader<'_>, frame: &BlockFrame) -> Result<EntryRun, Malformed> {
-    let first = LogIndex::new(reader.u64()?);
+    let first = LogIndex::new(reader.ordinal()?);
     let count = reader.count(ENTRY_HEADER_BYTES)?;
-    let end = first.get().checked_add(count as u64).ok_or(Malformed("entry index"))?;
+    let end = first.get() + count as u64;
     if first == LogIndex::ZERO || count == 0 {
         return Err(Malformed("entry index"));
     }
@@ -403,7 +403,7 @@ pub(crate) fn encode_point(out: &mut Vec<u8>, point: CompactionPoint) {
 }
 
 pub(crate) fn decode_point(reader: &mut FieldReader<'_>) -> Result<CompactionPoint, Malformed> {
-    Ok(CompactionPoint { index: LogIndex::new(reader.u64()?), term: Term::new(reader.u64()?) })
+    Ok(CompactionPoint { index: LogIndex::new(reader.ordinal()?), term: Term::new(reader.u64()?) })
 }
 
 pub(crate) fn encode_configuration(out: &mut Vec<u8>, configuration: &Configuration) {

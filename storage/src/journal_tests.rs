@@ -12,6 +12,7 @@ use polyraft_core::ports::{GroupAppend, GroupIdentity, LogStore, StorageError};
 use proptest::prelude::*;
 
 use crate::journal::{COLD, JOURNAL, Journal, JournalOptions, LOG_TABLES, META};
+use crate::journal_record::encode_record;
 use crate::lmdb::{LmdbOptions, LmdbTable};
 use crate::memory::{FailedCommit, MemoryTable};
 use crate::table::{TableStore, WriteSize};
@@ -557,6 +558,60 @@ fn a_record_damaged_in_both_headers_quarantines_every_group() {
     assert_eq!(damaged_groups(&open(&table), 3, &model), [1, 2, 3]);
     let unknown = open(&table).restore(group(9), LogIndex::ZERO);
     assert!(matches!(unknown, Err(StorageError::Corrupt { .. })));
+}
+
+/// Goal: a journal that lost its end, as its meta rows can tell, takes nothing more: what it took would
+/// be behind a gap. Method: remove the last record after a piece of garbage collection.
+#[test]
+fn a_last_record_that_is_missing_is_noticed_where_a_meta_row_knows_of_it() {
+    let table = disk();
+    let mut journal = open(&table);
+    journal.commit(&[create(1), create(2)]).unwrap();
+    for at in 1..=12 {
+        journal.commit(&[append(1, at..=at, 1), append(2, at..=at, 1)]).unwrap();
+    }
+    collect_all(&mut journal);
+    drop(journal);
+    let records = table.rows(JOURNAL);
+    assert!(records.len() > 1 && table.rows(META).len() == 2, "some are collected, some are not");
+    let (last, _) = records.last().unwrap();
+    table.write(WriteSize::default(), &mut |write| write.delete(JOURNAL, last)).unwrap();
+    for raw in [1, 2] {
+        let restored = open(&table).restore(group(raw), LogIndex::ZERO);
+        assert!(matches!(restored, Err(StorageError::Corrupt { .. })), "group {raw}: {restored:?}");
+    }
+}
+
+/// Goal: a key or a position that no writer makes is damage, and overflows nothing.
+#[test]
+fn numbers_that_no_writer_makes_are_damage() {
+    let beyond = [polyraft_core::wire::ORDINAL_MAX + 1, u64::MAX];
+    for number in beyond {
+        let table = disk();
+        let model = three_groups(&table);
+        let mut size = WriteSize::default();
+        size.add(&number.to_be_bytes(), b"x");
+        table.write(size, &mut |write| write.put(JOURNAL, &number.to_be_bytes(), b"x")).unwrap();
+        assert_eq!(damaged_groups(&open(&table), 3, &model), [1, 2, 3], "sequence {number}");
+
+        let (table, mut record) = (disk(), Vec::new());
+        let compacted = GroupAppend { compact: compact(1, number, 1).compact, ..create(1) };
+        encode_record(&mut record, 1, &[(&compacted, true)]);
+        let (key, size) = (1_u64.to_be_bytes(), WriteSize::default());
+        table.write(size, &mut |write| write.put(JOURNAL, &key, &record)).unwrap();
+        let restored = open(&table).restore(group(1), LogIndex::ZERO);
+        assert!(matches!(restored, Err(StorageError::Corrupt { .. })), "compacted up to {number}");
+    }
+}
+
+/// Goal: a state that claims more than any log holds harms nobody but its group.
+#[test]
+fn a_restore_behind_everything_has_no_entries() {
+    let mut journal = open(&disk());
+    journal.commit(&[create(1), append(1, 1..=3, 1)]).unwrap();
+    for applied in [3, 4, u64::MAX] {
+        assert_eq!(journal.restore(group(1), index(applied)).unwrap().entries, []);
+    }
 }
 
 #[test]

@@ -94,7 +94,7 @@ pub(crate) fn recover(file: &[u8], generation: u64) -> Vec<Row> {
                 at += blocks_of(&frame.row.key, &frame.row.value) * BLOCK_BYTES;
                 // Behind a gap, something was damaged that had been durable.
                 may_be_torn = !frame.is_whole && frame.ordinal == next;
-                next = frame.ordinal + 1;
+                next = frame.ordinal.saturating_add(1);
                 rows.push(frame.row);
             }
             None => at += BLOCK_BYTES,
@@ -277,6 +277,16 @@ mod tests {
         bytes[BLOCK_BYTES + 4] ^= 1;
         bytes[2 * BLOCK_BYTES + HEADER_BYTES + 1] ^= 1;
         assert_eq!(keys(&bytes), named(["a", "c"]));
+    }
+
+    #[test]
+    fn the_largest_ordinal_that_can_be_forged_is_survived() {
+        let (mut file, mut blocks) = (Vec::new(), Vec::new());
+        for ordinal in [0, u64::MAX] {
+            encode(&mut blocks, (NOW, ordinal), b"key", b"value");
+            file.extend_from_slice(&blocks[0].0);
+        }
+        assert_eq!(keys(&file), named(["key", "key"]));
     }
 
     proptest! {

@@ -28,4 +28,5 @@ pub mod node_sim;
 pub mod proxy;
 pub mod rows;
 pub mod sim;
+pub mod store_faults;
 pub mod trace;

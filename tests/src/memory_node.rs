@@ -59,6 +59,7 @@ use tokio::time::{Instant, timeout};
 use crate::gate::{Gate, GatedSpawner, GatedWorkers};
 use crate::ledger::{Ledger, block_for};
 use crate::lossy_transport::{LossyTransport, NetworkWeather, ObserveFrame};
+use crate::store_faults::StoreFaults;
 
 /// First replica id of every group; node n holds this plus n.
 const REPLICA_IDS_FROM: u64 = 100;
@@ -283,6 +284,8 @@ pub struct NodeRemains {
     pub disks: MemoryDisks,
     /// The faults of its journal.
     pub log_faults: Arc<LogFaults>,
+    /// Steps of its stores that fail when told to.
+    pub store_faults: Arc<StoreFaults>,
     /// Which data the disks are: 0 until the first start.
     data: u64,
     starts: u64,
@@ -305,7 +308,8 @@ impl NodeRemains {
     #[must_use]
     pub fn copy(&self) -> Self {
         let disks = MemoryDisks { log: self.disks.log.copy(), state: self.disks.state.copy() };
-        Self { disks, log_faults: Arc::default(), known: self.known.clone(), ..*self }
+        let (log_faults, store_faults) = Default::default();
+        Self { disks, log_faults, store_faults, known: self.known.clone(), ..*self }
     }
 
     /// Whether a node was started on them.
@@ -522,7 +526,7 @@ impl MemoryNode {
             entropy: Arc::new(entropy),
             directory,
             transport: transport.clone(),
-            state: options.stores.state(id, storage.state.clone()),
+            state: remains.store_faults.around_state(options.stores.state(id, storage.state.clone())),
             open_log: open_log(id, &remains, options),
             machine: machine(id, options),
             on_storage_failed: Box::new(|_| {}),
@@ -731,11 +735,11 @@ fn threads(options: &MemoryOptions, gate: &Arc<Gate>) -> (Arc<dyn Spawner>, Arc<
 
 /// A journal over the disks, anew in each life of the log writer.
 fn open_log(id: NodeId, remains: &NodeRemains, options: &MemoryOptions) -> Box<OpenLog> {
-    let NodeRemains { disks, log_faults, .. } = remains.clone();
+    let NodeRemains { disks, log_faults, store_faults, .. } = remains.clone();
     let (journal, stores) = (options.journal.clone(), options.stores.clone());
     Box::new(move || {
         let inner = Box::new(Journal::open(disks.log.clone(), journal.clone())?);
-        Ok(log_faults.around(stores.log(id, inner)))
+        store_faults.around_log(log_faults.around(stores.log(id, inner)))
     })
 }
 

@@ -1,0 +1,167 @@
+//! Store faults: any step of a node's stores says what a test wants, once.
+//!
+//! ```text
+//! log writer, groups ─→ [open, commit, restore, collect, read] ─→ journal
+//! state flusher ──────→ [open state, flush] ─→ state store
+//! ```
+//!
+//! Promise: an armed fault is met by the next call of its step, which then does nothing else; until
+//! then, and afterwards, the stores work as they are.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use polyraft_core::entry::LogEntry;
+use polyraft_core::ids::{GroupId, LogIndex};
+use polyraft_core::ports::{
+    CommitStats, GroupAppend, GroupIdentity, GroupState, LogReader, LogStore, RestoredLog,
+    StateFlush, StateStore, StorageError,
+};
+
+/// A call that may fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// A log writer opens the journal.
+    OpenLog,
+    /// The log writer commits.
+    Commit,
+    /// The log writer reads a group's log for its next life.
+    Restore,
+    /// The log writer collects garbage.
+    Collect,
+    /// A group reads entries for a slow follower.
+    Read,
+    /// The flusher opens a group's state.
+    OpenState,
+    /// The flusher flushes.
+    Flush,
+}
+
+/// What the call does instead of its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreFault {
+    /// Fails as a disk does.
+    Io,
+    /// Fails because of this group's data.
+    Corrupt(GroupId),
+    /// Finds no room.
+    Full,
+    /// Panics.
+    Panic,
+}
+
+/// The faults of one node's stores.
+#[derive(Debug, Default)]
+pub struct StoreFaults {
+    armed: Mutex<BTreeMap<Step, StoreFault>>,
+}
+
+impl StoreFaults {
+    /// Makes the next call of `step` fail.
+    pub fn arm(&self, step: Step, fault: StoreFault) {
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner).insert(step, fault);
+    }
+
+    /// Whether a fault of `step` still waits to be met.
+    pub fn is_armed(&self, step: Step) -> bool {
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&step)
+    }
+
+    /// `inner` under these faults; its opening is the first step.
+    ///
+    /// # Errors
+    /// What the opening was armed with.
+    pub fn around_log(
+        self: &Arc<Self>,
+        inner: Box<dyn LogStore>,
+    ) -> Result<Box<dyn LogStore>, StorageError> {
+        self.meet(Step::OpenLog)?;
+        Ok(Box::new(FaultyLog { inner, faults: self.clone() }))
+    }
+
+    /// `inner` under these faults.
+    pub fn around_state(self: &Arc<Self>, inner: Arc<dyn StateStore>) -> Arc<dyn StateStore> {
+        Arc::new(FaultyState { inner, faults: self.clone() })
+    }
+
+    fn meet(&self, step: Step) -> Result<(), StorageError> {
+        let fault = self.armed.lock().unwrap_or_else(PoisonError::into_inner).remove(&step);
+        match fault {
+            None => Ok(()),
+            Some(StoreFault::Io) => {
+                let source = Box::new(std::io::Error::other("injected"));
+                Err(StorageError::Io { doing: "what the test let fail", source })
+            }
+            Some(StoreFault::Corrupt(group)) => {
+                Err(StorageError::Corrupt { group, what: "injected".into() })
+            }
+            Some(StoreFault::Full) => Err(StorageError::Full { what: "the test's disk".into() }),
+            Some(StoreFault::Panic) => panic!("{step:?} panics, as the test asked"),
+        }
+    }
+}
+
+struct FaultyLog {
+    inner: Box<dyn LogStore>,
+    faults: Arc<StoreFaults>,
+}
+
+impl LogStore for FaultyLog {
+    fn commit(&mut self, appends: &[GroupAppend]) -> Result<CommitStats, StorageError> {
+        self.faults.meet(Step::Commit)?;
+        self.inner.commit(appends)
+    }
+
+    fn restore(&self, group: GroupId, applied: LogIndex) -> Result<RestoredLog, StorageError> {
+        self.faults.meet(Step::Restore)?;
+        self.inner.restore(group, applied)
+    }
+
+    fn groups(&self) -> Vec<(GroupId, GroupIdentity)> {
+        self.inner.groups()
+    }
+
+    fn collect_garbage(&mut self) -> Result<bool, StorageError> {
+        self.faults.meet(Step::Collect)?;
+        self.inner.collect_garbage()
+    }
+
+    fn reader(&self) -> Arc<dyn LogReader> {
+        Arc::new(FaultyReader { inner: self.inner.reader(), faults: self.faults.clone() })
+    }
+}
+
+struct FaultyReader {
+    inner: Arc<dyn LogReader>,
+    faults: Arc<StoreFaults>,
+}
+
+impl LogReader for FaultyReader {
+    fn entries(
+        &self,
+        group: GroupId,
+        range: Range<LogIndex>,
+        bytes_max: usize,
+    ) -> Result<Vec<LogEntry>, StorageError> {
+        self.faults.meet(Step::Read)?;
+        self.inner.entries(group, range, bytes_max)
+    }
+}
+
+struct FaultyState {
+    inner: Arc<dyn StateStore>,
+    faults: Arc<StoreFaults>,
+}
+
+impl StateStore for FaultyState {
+    fn open(&self, group: GroupId) -> Result<Box<dyn GroupState>, StorageError> {
+        self.faults.meet(Step::OpenState)?;
+        self.inner.open(group)
+    }
+
+    fn flush(&self, flushes: &[StateFlush]) -> Result<(), StorageError> {
+        self.faults.meet(Step::Flush)?;
+        self.inner.flush(flushes)
+    }
+}
