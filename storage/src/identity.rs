@@ -178,7 +178,7 @@ fn draw_data() -> u64 {
     rand::random_range(1..=u64::MAX)
 }
 
-fn encode(identity: &DataIdentity) -> Vec<u8> {
+pub(crate) fn encode(identity: &DataIdentity) -> Vec<u8> {
     let DataIdentity { cluster, node, incarnation, data } = identity;
     let mut text = format!(
         "{MAGIC}\nformat {FORMAT_VERSION}\ncluster {cluster}\nnode {node}\nincarnation {incarnation}\n\
@@ -188,14 +188,14 @@ fn encode(identity: &DataIdentity) -> Vec<u8> {
     text.into_bytes()
 }
 
-fn decode(bytes: &[u8], path: &Path) -> Result<DataIdentity, IdentityError> {
+pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<DataIdentity, IdentityError> {
     let damaged = || IdentityError::Damaged { path: path.into() };
     let text = std::str::from_utf8(bytes).map_err(|_| damaged())?;
     let (body, sum) = text.rsplit_once("crc32c ").ok_or_else(damaged)?;
     if sum != format!("{:08x}\n", crc32c::crc32c(body.as_bytes())) {
         return Err(damaged());
     }
-    let mut lines = body.lines();
+    let mut lines = body.split('\n');
     let mut field = |name: &str| lines.next().and_then(|line| line.strip_prefix(name));
     field(MAGIC).ok_or_else(damaged)?;
     let stored: u32 = field("format ").and_then(|v| v.parse().ok()).ok_or_else(damaged)?;
@@ -286,6 +286,14 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(matches!(decode(&bad, path), Err(IdentityError::Damaged { .. })), "bit {bit}");
         }
+    }
+
+    /// Goal: what is read is what was written, byte by byte.
+    #[test]
+    fn a_carriage_return_is_no_end_of_a_line() {
+        let node = NodeId::new(7);
+        let written = DataIdentity { cluster: "blue\r".into(), node, incarnation: 12, data: 5 };
+        assert_eq!(decode(&encode(&written), Path::new("identity")).unwrap(), written);
     }
 
     #[test]

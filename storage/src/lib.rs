@@ -15,6 +15,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod field_reader;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod journal;
 mod journal_gc;

@@ -79,18 +79,18 @@ impl PeerRegister for FilePeerRegister {
     }
 }
 
-fn encode(DataMark { data, incarnation, boot }: DataMark) -> String {
+pub(crate) fn encode(DataMark { data, incarnation, boot }: DataMark) -> String {
     let mut text = format!("data {data:016x}\nincarnation {incarnation}\nboot {boot:016x}\n");
     text.push_str(&format!("crc32c {:08x}\n", crc32c::crc32c(text.as_bytes())));
     text
 }
 
-fn decode(text: &str) -> Option<DataMark> {
+pub(crate) fn decode(text: &str) -> Option<DataMark> {
     let (body, sum) = text.rsplit_once("crc32c ")?;
     if sum != format!("{:08x}\n", crc32c::crc32c(body.as_bytes())) {
         return None;
     }
-    let mut lines = body.lines();
+    let mut lines = body.split('\n');
     let mut field = |name: &str| lines.next()?.strip_prefix(name);
     let hex = |text: &str| u64::from_str_radix(text, 16).ok();
     let data = hex(field("data ")?)?;

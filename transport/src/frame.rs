@@ -181,6 +181,23 @@ mod tests {
         assert!(decoder.is_partial());
     }
 
+    /// Goal: TR-7, memory grows with what has arrived, not with what was announced. Method: the largest
+    /// frame, a byte at a time.
+    #[test]
+    fn a_dribbled_frame_takes_what_has_arrived() {
+        const ARRIVED: usize = 300_000;
+        let mut decoder = FrameDecoder::default();
+        let prefix = (FRAME_BYTES_MAX as u32).to_be_bytes();
+        for byte in prefix.into_iter().chain(std::iter::repeat_n(7, ARRIVED)) {
+            decoder.push(Bytes::copy_from_slice(&[byte]));
+            assert_eq!(decoder.next_frame(), Ok(None));
+            let body = decoder.body.as_ref().map(|(body, _)| (body.len(), body.capacity()));
+            let (len, capacity) = body.unwrap_or_default();
+            assert!(capacity <= RESERVE_BYTES_MAX.max(2 * len), "{capacity} for {len} bytes");
+        }
+        assert_eq!(decoder.body.map(|(body, _)| body.len()), Some(ARRIVED));
+    }
+
     #[test]
     fn a_frame_within_one_chunk_is_not_copied() {
         let chunk = Bytes::from_static(b"\0\0\0\x03abc\0\0\0\x01d");

@@ -21,7 +21,7 @@ use super::refusal::Refusal;
 use super::tie_break::Origin;
 use super::wire_version::WireVersion;
 
-const PREAMBLE_BYTES: usize = 10;
+pub(crate) const PREAMBLE_BYTES: usize = 10;
 /// What follows the preamble of the beats.
 const DATA_BYTES: usize = 16;
 /// Streams each side opens: beats first, then a stream per lane in the lanes' order.
@@ -175,6 +175,12 @@ impl Preamble {
         let known = usize::from(stream) < STREAMS;
         known.then_some(Self { version, stream, boot: u64::from_be_bytes(boot) })
     }
+}
+
+/// A preamble encoded again after it was decoded: for the fuzzer.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn preamble_again(bytes: [u8; PREAMBLE_BYTES]) -> Option<[u8; PREAMBLE_BYTES]> {
+    Preamble::decode(bytes).map(Preamble::encode)
 }
 
 #[cfg(test)]

@@ -45,6 +45,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use establish::{PREAMBLE_BYTES, preamble_again};
+
 pub use config::{ConfigError, Mtu, QuicConfig};
 pub use identity::{Identity, IdentityError, IdentityPart};
 pub use refusal::Refusal;

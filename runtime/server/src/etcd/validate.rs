@@ -27,7 +27,7 @@ pub(super) fn check_size(bytes: usize) -> Result<(), Status> {
 }
 
 /// Refuses what no range can mean.
-pub(crate) fn check_range(request: &RangeRequest) -> Result<(), Status> {
+pub fn check_range(request: &RangeRequest) -> Result<(), Status> {
     check_key(&request.key)?;
     let known = SortOrder::try_from(request.sort_order).is_ok()
         && SortTarget::try_from(request.sort_target).is_ok();
@@ -35,7 +35,7 @@ pub(crate) fn check_range(request: &RangeRequest) -> Result<(), Status> {
 }
 
 /// Refuses contradictory puts.
-pub(crate) fn check_put(request: &PutRequest) -> Result<(), Status> {
+pub fn check_put(request: &PutRequest) -> Result<(), Status> {
     check_key(&request.key)?;
     if request.ignore_value && !request.value.is_empty() {
         return Err(Status::invalid_argument("etcdserver: value is provided"));
@@ -47,13 +47,13 @@ pub(crate) fn check_put(request: &PutRequest) -> Result<(), Status> {
 }
 
 /// Refuses a deletion without a key.
-pub(crate) fn check_delete_range(request: &DeleteRangeRequest) -> Result<(), Status> {
+pub fn check_delete_range(request: &DeleteRangeRequest) -> Result<(), Status> {
     check_key(&request.key)
 }
 
 /// Refuses transactions that are too large, that hold a bad operation, or that could write a key
 /// twice.
-pub(crate) fn check_txn(request: &TxnRequest) -> Result<(), Status> {
+pub fn check_txn(request: &TxnRequest) -> Result<(), Status> {
     check_txn_ops(request, TXN_OPS_MAX, TXN_DEPTH_MAX)?;
     Touched::of(&request.success)?;
     Touched::of(&request.failure)?;
@@ -61,7 +61,7 @@ pub(crate) fn check_txn(request: &TxnRequest) -> Result<(), Status> {
 }
 
 /// Whether a transaction, nested ones included, only reads.
-pub(super) fn is_read_only(txn: &TxnRequest) -> bool {
+pub fn is_read_only(txn: &TxnRequest) -> bool {
     all_ops(txn, &|request| matches!(request, Request::RequestRange(_)))
 }
 
