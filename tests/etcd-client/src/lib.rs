@@ -11,8 +11,6 @@
 //!
 //! A package of its own, because `etcd-client` needs `protoc` to build and polyraft does not.
 
-#![deny(unsafe_code)]
-
 pub mod admin;
 pub mod arguments;
 pub mod comparison;

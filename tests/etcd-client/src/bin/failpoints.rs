@@ -153,14 +153,14 @@ async fn try_case(
     if case.role != Role::Creating {
         return rig.strike(case, dice).await;
     }
-    let dir = dir.join(case.step);
+    let dir = dir.join(format!("{}-{}", case.step, action_name(case)));
     let at = dice.roll(3) as usize;
     let mut new = Rig::start(binary, &dir, 4, Some((case, at))).await?;
     new.leader().await?;
     let mut counts = Counts::default();
     new.verify(&mut counts, 1).await?;
     match counts.violations {
-        0 => Ok(format!("node {} died, created again", at + 1)),
+        0 => Ok(format!("node {} ended, created again", at + 1)),
         violations => Err(format!("{violations} violations in the new cluster").into()),
     }
 }
@@ -176,7 +176,8 @@ struct Rig {
 }
 
 impl Rig {
-    /// Starts a cluster in `dir`, and a load on it; with a case, one that dies as it is created.
+    /// Starts a cluster in `dir`, and a load on it; with a case, one of which a process ends as
+    /// it is created.
     async fn start(
         binary: &Path,
         dir: &Path,
@@ -194,7 +195,10 @@ impl Rig {
         if let Some((case, at)) = creating {
             arm(&points, at, case, 1)?;
             (0..3).try_for_each(|at| cluster.start(at))?;
-            expect_abort(&mut cluster, at, case, 0).await?;
+            match case.action {
+                Action::Abort => expect_abort(&mut cluster, at, case, 0).await?,
+                Action::Fail(_) => expect_end(&mut cluster, at, case).await?,
+            }
             disarm(&points, at)?;
             cluster.start(at)?;
             for at in 0..3 {
@@ -260,12 +264,7 @@ impl Rig {
         let cluster = &self.cluster;
         wait("the step", async || times_hit(cluster, at, case) > seen).await?;
         if remedy == Remedy::Ended {
-            let status = exit(&mut self.cluster, at).await?;
-            let says_so = self.cluster.output(at).contains("a failpoint was hit");
-            return match status.code() {
-                Some(1..) if says_so => Ok(()),
-                _ => Err(format!("it ended {status}, and did not say why").into()),
-            };
+            return expect_end(&mut self.cluster, at, case).await;
         }
         let admin = self.cluster.admin(at).to_owned();
         wait("what must follow", async || match admin::replica(&admin).await {
@@ -331,19 +330,28 @@ fn follows(replica: &admin::Replica, remedy: Remedy) -> bool {
 
 /// It appears whole, as the process reads it once.
 fn arm(points: &Path, at: usize, case: &Case, hits: u64) -> std::io::Result<()> {
-    let action = if case.action == Action::Abort { "abort" } else { "error" };
     let staged = points.join("staged");
-    std::fs::write(&staged, format!("{} {hits} {action}", case.step))?;
+    std::fs::write(&staged, format!("{} {hits} {}", case.step, action_name(case)))?;
     std::fs::rename(&staged, points.join((at + 1).to_string()))
+}
+
+/// What the process under test calls the case's action.
+fn action_name(case: &Case) -> &'static str {
+    if case.action == Action::Abort { "abort" } else { "error" }
 }
 
 fn disarm(points: &Path, at: usize) -> std::io::Result<()> {
     std::fs::remove_file(points.join((at + 1).to_string()))
 }
 
+/// What a process says at the case's step.
+fn hit_line(case: &Case) -> String {
+    format!("failpoint {} hit", case.step)
+}
+
 /// How often a node has said that it was at the case's step.
 fn times_hit(cluster: &Cluster, at: usize, case: &Case) -> usize {
-    let line = format!("failpoint {} hit", case.step);
+    let line = hit_line(case);
     cluster.whole_output(at).lines().filter(|said| *said == line).count()
 }
 
@@ -359,6 +367,18 @@ async fn expect_abort(
         return Ok(());
     }
     Err(format!("node {} ended {status}, not at the step:\n{}", at + 1, cluster.output(at)).into())
+}
+
+/// Waits until node `at` has ended by itself, and said after the case's step that it was for that.
+async fn expect_end(cluster: &mut Cluster, at: usize, case: &Case) -> Result<(), Box<dyn Error>> {
+    let status = exit(cluster, at).await?;
+    let output = cluster.whole_output(at);
+    let after = output.rsplit_once(&hit_line(case)).map_or("", |(_, after)| after);
+    let says_so = ["passing a failpoint", "a failpoint was hit"].iter().any(|s| after.contains(s));
+    match status.code() {
+        Some(1..) if says_so => Ok(()),
+        _ => Err(format!("node {} ended {status}, and did not say why:\n{after}", at + 1).into()),
+    }
 }
 
 async fn exit(cluster: &mut Cluster, at: usize) -> Result<ExitStatus, Box<dyn Error>> {

@@ -33,8 +33,9 @@ const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
-/// One election in so many may be split.
+/// One election in so many may be split, and a few more: in a short run one is many.
 const SPLIT_ONE_IN: u64 = 20;
+const SPLIT_FEW: u64 = 3;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -207,7 +208,7 @@ async fn verdict(
             reads.stale == 0
                 && reads.early > 0
                 && costs.disturbed == 0
-                && split * SPLIT_ONE_IN <= costs.won
+                && split <= SPLIT_FEW + costs.won / SPLIT_ONE_IN
                 && (puts.lost, puts.surplus) == (0, 0)
                 && puts.acknowledged > 0
         }
