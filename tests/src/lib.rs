@@ -4,7 +4,8 @@
 //! testdata/*.txt ─→ trace ─┐
 //!                          ├─→ host: the production replica over the production journal
 //! one u64 seed ───→ sim ───┘        └─→ invariants
-//! memory_node: whole nodes, production actors, one paused thread
+//! memory_node: whole nodes, production actors, one paused thread, behind a gate
+//! one u64 seed ─→ node_sim ─→ memory_node; what clients heard ─→ linearizability
 //! machines ─→ cluster: real nodes, real QUIC, real LMDB, one process ─→ tests/node_*.rs
 //!             └ proxy: a link that goes silent when told to
 //!             └ rows: requirement rows that are figures, measured on it (bin/rows.rs)

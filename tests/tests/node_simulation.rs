@@ -33,6 +33,7 @@ fn rerun(report: &Report) -> String {
 #[test]
 fn a_hundred_seeds_hold() {
     let (mut totals, mut keys) = (Counts::default(), 0);
+    let mut searching = Duration::ZERO;
     for seed in 1..=SEEDS {
         let report = node_sim::run(seed, false);
         assert!(report.failure.is_none(), "{}", rerun(&report));
@@ -41,11 +42,13 @@ fn a_hundred_seeds_hold() {
         }
         totals.add_all(&report.counts);
         let histories = report.histories.into_iter().map(|(_, operations)| operations);
+        let began = std::time::Instant::now();
         let (wrong, searched) = wrong_keys(histories.collect());
+        searching += began.elapsed();
         assert!(wrong.is_empty(), "seed {seed}: no order for {wrong:?}, and the log has one");
         keys += searched;
     }
-    println!("{keys} keys have an order; {:#?}", totals.0);
+    println!("{keys} keys have an order, found in {searching:?}; {:#?}", totals.0);
     let faults = Fault::ALL.iter().map(|fault| fault.as_str());
     let actors = polyraft_tests::actor_kill::KINDS.iter().map(|kind| kind.as_str());
     let outcomes = ["acknowledged", "answered reads", "refused", "unknown", "answered late"];
@@ -58,7 +61,7 @@ fn a_hundred_seeds_hold() {
 /// Goal: each broken port is caught. Method: seeds until one fails; prints which.
 #[test]
 fn broken_ports_are_caught() {
-    const SEEDS_MAX: u64 = 60;
+    const SEEDS_MAX: u64 = 20;
     for sabotage in Sabotage::ALL {
         let caught = (1..=SEEDS_MAX).find_map(|seed| {
             let report = node_sim::run_sabotaged(seed, Some(sabotage), false);
@@ -98,7 +101,8 @@ fn isolation_ends_a_leadership_and_changes_no_term() {
         let (old, cut_at) = (cluster.node(leader), Instant::now());
         cut_off(&cluster, old.id, true);
         let read = old.read(GROUP, command(2), 3 * ELECTION_TIMEOUT);
-        let write = propose(&old.cell(GROUP), GROUP, command(3), ELECTION_TIMEOUT);
+        let cell = old.cell(GROUP);
+        let write = propose(&cell, GROUP, command(3), ELECTION_TIMEOUT);
         let leads = || old.status(GROUP).is_some_and(|s| s.role.as_str() == "leader");
         let stepped_down = wait_until("it to step down", 2 * ELECTION_TIMEOUT, || !leads());
         let (read, write, ()) = tokio::join!(read, write, stepped_down);

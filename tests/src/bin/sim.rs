@@ -1,4 +1,5 @@
-//! Runs seeds of the core's simulator: `sim --seed N --count M [--trace]`.
+//! Runs seeds of the simulator: `sim --seed N --count M [--trace]`; of its second depth, whole nodes,
+//! with `--depth nodes`.
 
 use std::process::ExitCode;
 

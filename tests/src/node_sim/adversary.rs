@@ -137,10 +137,18 @@ impl Adversary {
             }
             tokio::time::sleep_until(next).await;
             self.operate();
+            self.sabotage_more().await;
             if !self.plan.faults.is_empty() {
                 let at = self.dice.below(self.plan.faults.len() as u64) as usize;
                 self.throw(self.plan.faults[at]).await;
             }
+        }
+    }
+
+    /// A node without its data that is let in does no harm alone: several must lose theirs.
+    async fn sabotage_more(&mut self) {
+        if self.sabotage == Some(Sabotage::WipedAdmitted) && self.dice.per_mille(300) {
+            self.throw(Fault::Wiped).await;
         }
     }
 

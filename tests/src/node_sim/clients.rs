@@ -36,7 +36,7 @@ use crate::sim::Dice;
 /// Time that an answer may take beyond a deadline, as `GroupHandle` has it.
 const ANSWER_GRACE: Duration = Duration::from_millis(50);
 /// Longest pause between two questions of a client.
-const THINKING_US: u64 = 60_000;
+const THINKING_US: u64 = 80_000;
 
 /// The nodes that run, for those who ask them.
 #[derive(Default)]

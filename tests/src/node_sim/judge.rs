@@ -270,7 +270,7 @@ impl Judge {
 }
 
 /// Successive operations on one key: few, so that a search through their orders ends.
-const OPERATIONS_PER_KEY: u64 = 8;
+const OPERATIONS_PER_KEY: u64 = 6;
 
 impl Case {
     fn next_moment(&mut self) -> u64 {

@@ -17,7 +17,7 @@ use crate::memory_node::{MemoryCluster, MemoryOptions};
 use crate::sim::Dice;
 
 /// How often statuses are looked at.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(40);
 
 /// A run.
 pub struct Run {
