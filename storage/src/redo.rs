@@ -152,7 +152,7 @@ impl<T: TableStore, F: BlockFile> Inner<T, F> {
     ) -> Result<(), StorageError> {
         let RedoTables { appended, generation } = self.tables;
         let pending = self.pending();
-        let next = (writer.generation + 1).to_be_bytes();
+        let next = generation_row(writer.generation + 1);
         let rows = &pending.rows;
         rows.iter().for_each(|(key, value)| size.add(key, value));
         size.add(GENERATION, &next);
@@ -219,14 +219,21 @@ impl<T: TableStore, F: BlockFile> Inner<T, F> {
 }
 
 fn generation(read: &impl TableRead, tables: RedoTables) -> Result<u64, StorageError> {
-    match read.get(tables.generation, GENERATION)?.map(<[u8; 8]>::try_from) {
-        None => Ok(0),
-        Some(Ok(bytes)) => Ok(u64::from_be_bytes(bytes)),
-        Some(Err(_)) => {
-            let source = Box::new(io::Error::from(io::ErrorKind::InvalidData));
-            Err(StorageError::Io { doing: "reading the redo log's generation", source })
-        }
-    }
+    let Some(row) = read.get(tables.generation, GENERATION)? else { return Ok(0) };
+    let decoded = row.split_first_chunk().map(|(bytes, _)| u64::from_be_bytes(*bytes));
+    decoded.filter(|generation| row == generation_row(*generation)).ok_or_else(|| {
+        let source = Box::new(io::Error::from(io::ErrorKind::InvalidData));
+        StorageError::Io { doing: "reading the redo log's generation", source }
+    })
+}
+
+/// With a checksum: under a wrong generation, every row of the file would be forgotten.
+fn generation_row(generation: u64) -> [u8; 12] {
+    let mut row = [0; 12];
+    row[..8].copy_from_slice(&generation.to_be_bytes());
+    let crc = crc32c::crc32c(&row[..8]);
+    row[8..].copy_from_slice(&crc.to_le_bytes());
+    row
 }
 
 impl<T: TableStore, F: BlockFile> TableStore for Redo<T, F> {

@@ -292,6 +292,20 @@ fn a_reader_beside_a_writer_sees_rows_in_order_and_without_a_gap() {
     });
 }
 
+#[test]
+fn a_damaged_generation_hides_no_row() {
+    let store = Store::new();
+    (1..=3).for_each(|key| store.append(key, 10).unwrap());
+    for bit in 0..8 * 12 {
+        let disk = store.disk.copy();
+        assert!(disk.flip_bit(TABLES.generation, GENERATION, bit));
+        let opened = Store::open(&store.dir, &disk);
+        assert!(matches!(opened, Err(StorageError::Io { .. })), "bit {bit}: {opened:?}");
+    }
+    assert_eq!(Store::open(&store.dir, &store.disk).unwrap().inner.pending().generation, 2);
+    assert_eq!(store.in_the_table(), 3);
+}
+
 /// A disk as a crash left it, opened again: its keys and values.
 fn after_crash(file: &[u8], disk: &MemoryTable) -> Vec<(u64, Vec<u8>)> {
     let file = MemoryFile::holding(file.to_vec());
