@@ -222,6 +222,11 @@ impl Host {
         self.log_disk.take_unchanged()
     }
 
+    /// The configuration that its journal holds.
+    pub fn configuration(&self) -> &Configuration {
+        self.log_disk.configuration()
+    }
+
     /// Every entry applied, from index 1.
     pub fn applied(&self) -> &[LogEntry] {
         &self.applied
@@ -254,14 +259,14 @@ impl Host {
 
     /// Takes the replica's output: queues what is for this host and returns the rest.
     pub fn take(&mut self) -> Taken {
-        let (proposals, reads_failed) = std::mem::take(&mut self.orphans);
+        let (proposals, mut reads_failed) = std::mem::take(&mut self.orphans);
         let mut undecided: Vec<_> =
             proposals.into_iter().map(|tag| (tag, Undecided::Unknown)).collect();
         let Some(replica) = self.replica.as_mut() else {
             return Taken { undecided, reads_failed, ..Taken::default() };
         };
-        let Output { appends, send, fetches, apply, undecided: more, reads, reads_failed, events } =
-            replica.take_output();
+        let output = replica.take_output();
+        let Output { appends, send, fetches, apply, reads, events, .. } = output;
         for append in &appends {
             write_over(&mut self.log, &append.append.entries);
             if self.sabotage == Some(Sabotage::AcknowledgeBeforeDurable) {
@@ -271,7 +276,8 @@ impl Host {
         self.appends.extend(appends.iter().cloned());
         self.fetches.extend(fetches);
         self.committed.extend(apply);
-        undecided.extend(more);
+        undecided.extend(output.undecided);
+        reads_failed.extend(output.reads_failed);
         if self.sabotage == Some(Sabotage::WaitersByIndex) {
             undecided.clear(); // They wait on, for whatever comes to their index.
         }

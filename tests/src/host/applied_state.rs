@@ -139,7 +139,7 @@ impl AppliedState {
 
     /// Flips a bit of a durable row. Returns whether there was one.
     pub fn flip_bit(&mut self, random: u64) -> bool {
-        let table = if random % 8 == 0 { APPLIED } else { STATE };
+        let table = if random.is_multiple_of(8) { APPLIED } else { STATE };
         let flipped = flip_in(&self.disk, table, random / 8);
         self.is_damaged |= flipped;
         flipped

@@ -81,7 +81,8 @@ impl World {
 
     /// Damages or empties a disk: of a minority, so that the others can go on.
     fn lose_memory(&mut self, at: usize) -> Result<(), Violation> {
-        let is_spare = self.lost.len() < (self.seats.len() - 1) / 2 || self.lost.contains(&at);
+        let is_spare = self.lost.len() < (self.seats.len() - 1) / 2 && self.is_whole();
+        let is_spare = is_spare || self.lost.contains(&at);
         let host = &self.seats[at].host;
         if !is_spare || host.replica().is_none() || host.is_failed() {
             return Ok(());

@@ -62,6 +62,18 @@ impl World {
         }
     }
 
+    /// Whether every node that has its memory knows the replicas of all nodes, and no others, as
+    /// voters: only then are so many nodes as many votes.
+    pub fn is_whole(&self) -> bool {
+        let mut ids: Vec<_> = self.seats.iter().map(|seat| seat.host.id()).collect();
+        ids.sort();
+        let knows_all = |at: usize| {
+            let configuration = self.seats[at].host.configuration();
+            configuration.voters == ids && configuration.voters_outgoing.is_empty()
+        };
+        (0..self.seats.len()).all(|at| self.lost.contains(&at) || knows_all(at))
+    }
+
     /// Whether some peer knows this node by other data.
     pub fn is_refused(&self, at: usize) -> bool {
         let seat = &self.seats[at];
