@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, Range};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use polyraft_core::entry::LogEntry;
@@ -79,7 +80,6 @@ pub struct Journal<T> {
     /// Sequence and bytes of every record, oldest first.
     pub(crate) records: VecDeque<(u64, u64)>,
     pub(crate) record_bytes: u64,
-    pub(crate) is_poisoned: bool,
     buffer: Vec<u8>,
 }
 
@@ -87,12 +87,18 @@ pub struct Journal<T> {
 #[derive(Debug)]
 pub(crate) struct Shared<T> {
     pub table: T,
+    /// A write failed: what the tables hold may not be what the index says.
+    is_poisoned: AtomicBool,
     index: RwLock<JournalIndex>,
 }
 
 impl<T: TableStore> Shared<T> {
     pub fn index(&self) -> RwLockReadGuard<'_, JournalIndex> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.is_poisoned.load(Ordering::Acquire)
     }
 
     pub fn index_mut(&self) -> RwLockWriteGuard<'_, JournalIndex> {
@@ -118,12 +124,15 @@ impl<T: TableStore> Journal<T> {
         let last = records.back().map_or(0, |(sequence, _)| *sequence);
         let record_bytes = records.iter().map(|(_, bytes)| bytes).sum();
         Ok(Self {
-            shared: Arc::new(Shared { table, index: RwLock::new(index) }),
+            shared: Arc::new(Shared {
+                table,
+                is_poisoned: AtomicBool::new(false),
+                index: RwLock::new(index),
+            }),
             options,
             next_sequence: known.max(last) + 1,
             records,
             record_bytes,
-            is_poisoned: false,
             buffer: Vec::new(),
         })
     }
@@ -157,8 +166,10 @@ impl<T: TableStore> Journal<T> {
         result
     }
 
-    fn poison_on_failure(&mut self, result: &Result<(), StorageError>) {
-        self.is_poisoned |= matches!(result, Err(error) if !is_full(error));
+    fn poison_on_failure(&self, result: &Result<(), StorageError>) {
+        if matches!(result, Err(error) if !is_full(error)) {
+            self.shared.is_poisoned.store(true, Ordering::Release);
+        }
     }
 
     fn commit_record(
@@ -188,7 +199,7 @@ impl<T: TableStore> Journal<T> {
 
 impl<T: TableStore> LogStore for Journal<T> {
     fn commit(&mut self, appends: &[GroupAppend]) -> Result<CommitStats, StorageError> {
-        if self.is_poisoned {
+        if self.shared.is_poisoned() {
             return Err(StorageError::Poisoned);
         }
         let plan = plan_commit(&self.shared.index(), appends)?;
@@ -224,7 +235,7 @@ impl<T: TableStore> LogStore for Journal<T> {
     }
 
     fn collect_garbage(&mut self) -> Result<bool, StorageError> {
-        if self.is_poisoned {
+        if self.shared.is_poisoned() {
             return Err(StorageError::Poisoned);
         }
         journal_gc::collect(self)
@@ -256,6 +267,10 @@ impl<T: TableStore> LogReader for Shared<T> {
             if spans_of(&self.index(), group, &range)? == spans {
                 break;
             }
+        }
+        // A transaction that was said to fail may have moved what the index still points to.
+        if self.is_poisoned() {
+            return Err(StorageError::Poisoned);
         }
         Err(StorageError::Corrupt { group, what: missing.to_string() })
     }

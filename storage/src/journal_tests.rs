@@ -408,9 +408,17 @@ fn a_failed_garbage_collection_poisons_and_loses_nothing() {
         for at in 1..=30 {
             journal.commit(&[append(1, at..=at, 1)]).unwrap();
         }
+        (0..3).for_each(|_| assert!(journal.collect_garbage().unwrap()));
         table.fail_next_commit(outcome);
         assert!(matches!(journal.collect_garbage(), Err(StorageError::Io { .. })));
         assert!(matches!(journal.commit(&[]), Err(StorageError::Poisoned)));
+        let range = LogIndex::new(1)..LogIndex::new(31);
+        let read = journal.reader().entries(GroupId::new(1), range, usize::MAX);
+        match outcome {
+            FailedCommit::Lost => assert_eq!(read.unwrap().len(), 30),
+            // What it was about to read was moved: that is no damage.
+            FailedCommit::Written => assert!(matches!(read, Err(StorageError::Poisoned))),
+        }
         assert_eq!(indexes(&open(&table), 1).len(), 30);
     }
 }

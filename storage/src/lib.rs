@@ -28,6 +28,7 @@ mod journal_record;
 mod journal_tests;
 pub mod lmdb;
 pub mod memory;
+pub mod memory_file;
 pub mod peer_register;
 pub mod redo;
 mod redo_file;
@@ -48,11 +49,14 @@ use crate::identity::{DataIdentity, IdentityError};
 use crate::journal::{JOURNAL, Journal, JournalOptions, LOG_TABLES, REDO};
 use crate::lmdb::{LmdbOptions, LmdbTable};
 use crate::memory::MemoryTable;
+use crate::memory_file::MemoryFile;
 use crate::redo::{Redo, RedoTables};
 use crate::state_store::{STATE_TABLES, TableStateStore};
 
 /// The tables under the journal.
 pub type LogTable = Redo<LmdbTable>;
+
+const REDO_TABLES: RedoTables = RedoTables { appended: JOURNAL, generation: REDO };
 
 /// How a data directory is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,8 +160,8 @@ fn log_table(
     table: LmdbTable,
     options: &StorageOptions,
 ) -> Result<LogTable, StorageError> {
-    let tables = RedoTables { appended: JOURNAL, generation: REDO };
-    Redo::open(table, tables, &dir.join("log").join("redo"), options.redo_bytes)
+    let file = dir.join("log").join("redo");
+    Redo::open(table, REDO_TABLES, file.as_path(), options.redo_bytes)
 }
 
 /// The disks of a node in memory: they survive the storage that is opened on them.
@@ -165,14 +169,27 @@ fn log_table(
 pub struct MemoryDisks {
     /// Under the journal.
     pub log: MemoryTable,
+    /// The redo log's file before it, if it is opened with one.
+    pub redo: MemoryFile,
     /// Under the state store.
     pub state: MemoryTable,
+}
+
+impl MemoryDisks {
+    /// The tables under the journal, behind a redo log of `bytes` as on a real disk.
+    ///
+    /// # Errors
+    /// As for [`Redo::open`].
+    pub fn log_table(&self, bytes: usize) -> Result<Redo<MemoryTable, MemoryFile>, StorageError> {
+        Redo::open(self.log.clone(), REDO_TABLES, &self.redo, bytes)
+    }
 }
 
 impl Default for MemoryDisks {
     fn default() -> Self {
         Self {
             log: MemoryTable::new(LOG_TABLES.len()),
+            redo: MemoryFile::default(),
             state: MemoryTable::new(STATE_TABLES.len()),
         }
     }

@@ -17,7 +17,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -25,8 +24,9 @@ use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ports::StorageError;
 
 use crate::journal::is_full;
-use crate::redo_file::RedoFile;
-use crate::redo_frame::{BLOCK_BYTES, Block, blocks_of, encode, recover};
+pub use crate::redo_file::{BlockFile, RedoFile};
+pub use crate::redo_frame::{BLOCK_BYTES, Block};
+use crate::redo_frame::{blocks_of, encode, recover};
 use crate::table::{TableId, TableRead, TableStore, TableWrite, WriteSize, is_empty_range};
 
 /// A row that takes more than this share of the file is written through: it is worth a transaction.
@@ -44,18 +44,24 @@ pub struct RedoTables {
 }
 
 /// A store of tables with a redo log before one of them.
-#[derive(Debug, Clone)]
-pub struct Redo<T> {
-    inner: Arc<Inner<T>>,
+#[derive(Debug)]
+pub struct Redo<T, F = RedoFile> {
+    inner: Arc<Inner<T, F>>,
+}
+
+impl<T, F> Clone for Redo<T, F> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
 }
 
 #[derive(Debug)]
-struct Inner<T> {
+struct Inner<T, F> {
     table: T,
     tables: RedoTables,
     /// Rows that are durable in the file only. A reader keeps the map as it was.
     pending: RwLock<Arc<Pending>>,
-    writer: Mutex<Writer>,
+    writer: Mutex<Writer<F>>,
 }
 
 /// Rows of the file, and the generation in which they are not in the table.
@@ -67,8 +73,8 @@ struct Pending {
 
 /// Where the next frame goes.
 #[derive(Debug)]
-struct Writer {
-    file: RedoFile,
+struct Writer<F> {
+    file: F,
     generation: u64,
     ordinal: u64,
     /// In blocks.
@@ -78,8 +84,8 @@ struct Writer {
     is_broken: bool,
 }
 
-impl<T: TableStore> Redo<T> {
-    /// Opens the log at `path` before `table`, and brings to the table what is only in the log. A new
+impl<T: TableStore, F: BlockFile> Redo<T, F> {
+    /// Opens the log at `place` before `table`, and brings to the table what is only in the log. A new
     /// store gets a log of `bytes`; an existing one keeps its own.
     ///
     /// # Errors
@@ -88,19 +94,19 @@ impl<T: TableStore> Redo<T> {
     pub fn open(
         table: T,
         tables: RedoTables,
-        path: &Path,
+        place: &F::Place,
         bytes: usize,
     ) -> Result<Self, StorageError> {
         let known = generation(&table.read()?, tables)?;
         if known == 0 {
             // Nothing was acknowledged yet: what is there is of a store that is gone.
-            RedoFile::create(path, bytes.div_ceil(BLOCK_BYTES))?;
-        } else if !path.exists() {
-            let what = format!("{} is missing, and may hold acknowledged writes", path.display());
+            F::create(place, bytes.div_ceil(BLOCK_BYTES))?;
+        } else if !F::exists(place) {
+            let what = format!("{place:?} is missing, and may hold acknowledged writes");
             let source = Box::new(io::Error::new(io::ErrorKind::NotFound, what));
             return Err(StorageError::Io { doing: "opening the redo log", source });
         }
-        let (file, bytes) = RedoFile::open(path)?;
+        let (file, bytes) = F::open(place)?;
         let rows: BTreeMap<_, _> =
             recover(&bytes, known).into_iter().map(|row| (row.key, row.value)).collect();
         if !rows.is_empty() {
@@ -128,8 +134,8 @@ impl<T: TableStore> Redo<T> {
     }
 }
 
-impl<T: TableStore> Inner<T> {
-    fn writer(&self) -> MutexGuard<'_, Writer> {
+impl<T: TableStore, F: BlockFile> Inner<T, F> {
+    fn writer(&self) -> MutexGuard<'_, Writer<F>> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -141,14 +147,14 @@ impl<T: TableStore> Inner<T> {
     /// `body`, which sees it there.
     fn settle(
         &self,
-        writer: &mut Writer,
+        writer: &mut Writer<F>,
         mut size: WriteSize,
         body: &mut dyn FnMut(&mut dyn TableWrite) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
         failpoint::hit(Step::SettleStart)?;
         let RedoTables { appended, generation } = self.tables;
         let pending = self.pending();
-        let next = (writer.generation + 1).to_be_bytes();
+        let next = generation_row(writer.generation + 1);
         let rows = &pending.rows;
         rows.iter().for_each(|(key, value)| size.add(key, value));
         size.add(GENERATION, &next);
@@ -170,7 +176,7 @@ impl<T: TableStore> Inner<T> {
     /// one would be forgotten.
     fn write_table(
         &self,
-        writer: &mut Writer,
+        writer: &mut Writer<F>,
         size: WriteSize,
         body: &mut dyn FnMut(&mut dyn TableWrite) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
@@ -193,7 +199,7 @@ impl<T: TableStore> Inner<T> {
         Ok(RedoRead { appended: self.tables.appended, pending, table })
     }
 
-    fn append(&self, writer: &mut Writer, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+    fn append(&self, writer: &mut Writer<F>, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
         let blocks = blocks_of(key, value);
         if blocks > writer.file.blocks() / WRITE_THROUGH_SHARE {
             let mut size = WriteSize::default();
@@ -219,17 +225,24 @@ impl<T: TableStore> Inner<T> {
 }
 
 fn generation(read: &impl TableRead, tables: RedoTables) -> Result<u64, StorageError> {
-    match read.get(tables.generation, GENERATION)?.map(<[u8; 8]>::try_from) {
-        None => Ok(0),
-        Some(Ok(bytes)) => Ok(u64::from_be_bytes(bytes)),
-        Some(Err(_)) => {
-            let source = Box::new(io::Error::from(io::ErrorKind::InvalidData));
-            Err(StorageError::Io { doing: "reading the redo log's generation", source })
-        }
-    }
+    let Some(row) = read.get(tables.generation, GENERATION)? else { return Ok(0) };
+    let decoded = row.split_first_chunk().map(|(bytes, _)| u64::from_be_bytes(*bytes));
+    decoded.filter(|generation| row == generation_row(*generation)).ok_or_else(|| {
+        let source = Box::new(io::Error::from(io::ErrorKind::InvalidData));
+        StorageError::Io { doing: "reading the redo log's generation", source }
+    })
 }
 
-impl<T: TableStore> TableStore for Redo<T> {
+/// With a checksum: under a wrong generation, every row of the file would be forgotten.
+fn generation_row(generation: u64) -> [u8; 12] {
+    let mut row = [0; 12];
+    row[..8].copy_from_slice(&generation.to_be_bytes());
+    let crc = crc32c::crc32c(&row[..8]);
+    row[8..].copy_from_slice(&crc.to_le_bytes());
+    row
+}
+
+impl<T: TableStore, F: BlockFile> TableStore for Redo<T, F> {
     type Read<'a> = RedoRead<T::Read<'a>>;
 
     fn read(&self) -> Result<Self::Read<'_>, StorageError> {

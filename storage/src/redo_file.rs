@@ -1,11 +1,17 @@
 //! The redo log's file: a fixed number of blocks, written in place past the page cache.
 //!
+//! ```text
+//! Redo ─write→ BlockFile ─┬─ RedoFile    (production)
+//!                         └─ MemoryFile  (tests, simulation: tears what a crash interrupts)
+//! ```
+//!
 //! Its blocks exist and are written once before the first use, so that a write never has to change
 //! the file's metadata: one write that returns when it is durable (`O_DIRECT | O_DSYNC`) is one trip
 //! to the disk. Where a file system has no direct I/O, `O_DSYNC` alone has the same promise.
 //!
 //! Source: open(2); ext4 turns preallocated extents into written ones by journalled metadata.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, IoSlice, Read, Write};
 use std::path::Path;
@@ -19,16 +25,55 @@ use crate::redo_frame::{BLOCK_BYTES, Block};
 /// Buffers that one system call takes (`IOV_MAX` of Linux).
 const VECTORS_MAX: usize = 1024;
 
-/// The file, open for writing.
+/// A fixed number of blocks on a disk, written in place and durably.
+pub trait BlockFile: fmt::Debug + Send + Sized + 'static {
+    /// Where such a file is.
+    type Place: fmt::Debug + ?Sized;
+
+    /// Whether there is a file at `place`.
+    fn exists(place: &Self::Place) -> bool;
+
+    /// Creates the file with `blocks` blocks of zeros, in place of another. It is there as a whole or
+    /// not at all.
+    ///
+    /// # Errors
+    /// [`StorageError::Full`] if there is no space, [`StorageError::Io`] otherwise.
+    fn create(place: &Self::Place, blocks: usize) -> Result<(), StorageError>;
+
+    /// Opens the file, and reads all of it.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`] if it is not there or cannot be read.
+    fn open(place: &Self::Place) -> Result<(Self, Vec<u8>), StorageError>;
+
+    /// How many blocks it has.
+    fn blocks(&self) -> usize;
+
+    /// Writes `blocks` from block `at` on, durably. A crash may leave any part of them written.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`]: any part of them may be written.
+    ///
+    /// # Panics
+    /// If they do not fit the file.
+    fn write(&self, at: usize, blocks: &[Block]) -> Result<(), StorageError>;
+}
+
+/// The file on a file system, open for writing.
 #[derive(Debug)]
-pub(crate) struct RedoFile {
+pub struct RedoFile {
     file: File,
     blocks: usize,
 }
 
-impl RedoFile {
-    /// Creates the file with `blocks` blocks of zeros. It is there as a whole or not at all.
-    pub fn create(path: &Path, blocks: usize) -> Result<(), StorageError> {
+impl BlockFile for RedoFile {
+    type Place = Path;
+
+    fn exists(path: &Path) -> bool {
+        path.exists()
+    }
+
+    fn create(path: &Path, blocks: usize) -> Result<(), StorageError> {
         let new = path.with_extension("new");
         let create = || {
             let mut file = File::create(&new)?;
@@ -46,8 +91,7 @@ impl RedoFile {
         })
     }
 
-    /// Opens the file, and reads all of it.
-    pub fn open(path: &Path) -> Result<(Self, Vec<u8>), StorageError> {
+    fn open(path: &Path) -> Result<(Self, Vec<u8>), StorageError> {
         let mut bytes = Vec::new();
         File::open(path)
             .and_then(|mut file| file.read_to_end(&mut bytes))
@@ -57,13 +101,11 @@ impl RedoFile {
         Ok((Self { file, blocks }, bytes))
     }
 
-    /// How many blocks it has.
-    pub fn blocks(&self) -> usize {
+    fn blocks(&self) -> usize {
         self.blocks
     }
 
-    /// Writes `blocks` from block `at` on, durably.
-    pub fn write(&self, at: usize, blocks: &[Block]) -> Result<(), StorageError> {
+    fn write(&self, at: usize, blocks: &[Block]) -> Result<(), StorageError> {
         assert!(at + blocks.len() <= self.blocks, "block {at} of {}", self.blocks);
         let mut done = 0;
         while done < blocks.len() {

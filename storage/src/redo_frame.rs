@@ -19,7 +19,7 @@ use bytes::Bytes;
 use crate::field_reader::{FieldReader, Malformed};
 
 /// Disks and file systems write this many bytes at once, or fewer.
-pub(crate) const BLOCK_BYTES: usize = 4096;
+pub const BLOCK_BYTES: usize = 4096;
 /// Its first byte is not zero.
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 36;
@@ -27,9 +27,10 @@ const HEADER_BYTES: usize = 36;
 /// Memory that may be written past the page cache: its address is a multiple of its length.
 #[repr(C, align(4096))]
 #[derive(Debug, Clone)]
-pub(crate) struct Block(pub [u8; BLOCK_BYTES]);
+pub struct Block(pub [u8; BLOCK_BYTES]);
 
 impl Block {
+    /// Nothing but zeros.
     pub const ZERO: Self = Self([0; BLOCK_BYTES]);
 }
 

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::memory::{FailedCommit, MemoryTable};
+use crate::memory_file::{MemoryFile, SECTOR_BYTES};
 
 const ROWS: TableId = TableId(0);
 const OTHER: TableId = TableId(1);
@@ -27,7 +28,7 @@ impl Store {
     }
 
     fn open(dir: &TempDir, disk: &MemoryTable) -> Result<Redo<MemoryTable>, StorageError> {
-        Redo::open(disk.clone(), TABLES, &dir.path().join("redo"), LOG_BYTES)
+        Redo::open(disk.clone(), TABLES, dir.path().join("redo").as_path(), LOG_BYTES)
     }
 
     /// What a killed process finds: nothing is brought anywhere when a store is dropped.
@@ -291,11 +292,24 @@ fn a_reader_beside_a_writer_sees_rows_in_order_and_without_a_gap() {
     });
 }
 
+#[test]
+fn a_damaged_generation_hides_no_row() {
+    let store = Store::new();
+    (1..=3).for_each(|key| store.append(key, 10).unwrap());
+    for bit in 0..8 * 12 {
+        let disk = store.disk.copy();
+        assert!(disk.flip_bit(TABLES.generation, GENERATION, bit));
+        let opened = Store::open(&store.dir, &disk);
+        assert!(matches!(opened, Err(StorageError::Io { .. })), "bit {bit}: {opened:?}");
+    }
+    assert_eq!(Store::open(&store.dir, &store.disk).unwrap().inner.pending().generation, 2);
+    assert_eq!(store.in_the_table(), 3);
+}
+
 /// A disk as a crash left it, opened again: its keys and values.
 fn after_crash(file: &[u8], disk: &MemoryTable) -> Vec<(u64, Vec<u8>)> {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("redo"), file).unwrap();
-    let redo = Store::open(&dir, &disk.copy()).unwrap();
+    let file = MemoryFile::holding(file.to_vec());
+    let redo = Redo::<_, MemoryFile>::open(disk.copy(), TABLES, &file, LOG_BYTES).unwrap();
     let mut rows = Vec::new();
     let read = redo.read().unwrap();
     read.scan(ROWS, Bound::Unbounded, Bound::Unbounded, false, &mut |key, value| {
@@ -309,7 +323,6 @@ fn after_crash(file: &[u8], disk: &MemoryTable) -> Vec<(u64, Vec<u8>)> {
 /// Every way in which a write of the blocks that differ may have stopped: each set of them, and each
 /// sector of a block that was under way.
 fn torn(before: &[u8], after: &[u8]) -> Vec<Vec<u8>> {
-    const SECTOR: usize = 512;
     let blocks: Vec<_> = (0..before.len() / BLOCK_BYTES)
         .map(|block| block * BLOCK_BYTES..(block + 1) * BLOCK_BYTES)
         .filter(|block| before[block.clone()] != after[block.clone()])
@@ -319,7 +332,7 @@ fn torn(before: &[u8], after: &[u8]) -> Vec<Vec<u8>> {
         let mut file = before.to_vec();
         for (at, block) in blocks.iter().enumerate().filter(|(at, _)| set & 1 << at != 0) {
             file[block.clone()].copy_from_slice(&after[block.clone()]);
-            let cut = block.start + SECTOR * (1 + (at + set as usize) % 7);
+            let cut = block.start + SECTOR_BYTES * (1 + (at + set as usize) % 7);
             let mut half = file.clone();
             half[cut..block.end].copy_from_slice(&before[cut..block.end]);
             files.push(half);

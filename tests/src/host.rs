@@ -1,31 +1,43 @@
-//! A host: one node of a simulated cluster, with one replica over the production journal.
+//! A host: one node of a simulated cluster, with one replica over the production storage.
 //!
 //! ```text
-//! inputs → Replica ─take→ appends ─persist→ Journal<MemoryTable> ─crash, restart→ Replica
-//!                    ├──→ committed ─apply→ applied ─flush→ durable
+//! inputs → Replica ─take→ appends ─persist→ LogDisk (journal, redo log) ─crash, restart→ Replica
+//!                    ├──→ committed ─apply→ AppliedState (bench, state store) ─flush→ durable
 //!                    └──→ fetches ─fetch→ Replica
 //! ```
 //!
 //! The host is the shell of the core, with every queue visible: what is written, applied or lost, and
-//! when, is decided by the caller. What a crash leaves is what the journal and the flushed state hold.
+//! when, is decided by the caller. What a crash leaves is what the two disks hold. As in production,
+//! a disk that failed acknowledges nothing until a restart, a full one is tried again, and damage
+//! takes the replica out of service.
 //! Not here: the network (the caller routes the envelopes that `take` returns).
 
-use std::collections::VecDeque;
+mod applied_state;
+mod chronicle;
+mod log_disk;
+mod sabotage;
+
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use polyraft_core::batch::{self, Unit};
-use polyraft_core::entry::{Configuration, LogEntry, Member};
+use polyraft_core::entry::{Configuration, EntryKind, LogEntry, Member};
 use polyraft_core::ids::{GroupId, LogIndex, NodeId, ReplicaId};
 use polyraft_core::log_tail::Fetch;
 use polyraft_core::message::Envelope;
-use polyraft_core::output::{Append, Committed, Output};
+use polyraft_core::output::{Append, Committed, Output, Refused};
 use polyraft_core::pending::Undecided;
-use polyraft_core::ports::{GroupAppend, GroupIdentity, LogStore};
+use polyraft_core::ports::{GroupAppend, StorageError};
 use polyraft_core::replica::{Replica, ReplicaConfig};
 use polyraft_core::status::GroupEvent;
 use polyraft_storage::MemoryDisks;
-use polyraft_storage::journal::{Journal, JournalOptions};
-use polyraft_storage::memory::MemoryTable;
+use polyraft_storage::journal::JournalOptions;
+use polyraft_storage::memory::FailedCommit;
+use polyraft_storage::memory_file::TornWrite;
+
+use applied_state::AppliedState;
+use log_disk::{LogDisk, write_over};
+pub use sabotage::Sabotage;
 
 /// The one group that every simulated cluster has.
 pub const GROUP: GroupId = GroupId::new(7);
@@ -59,25 +71,19 @@ pub struct AppliedEntry {
     pub entry: LogEntry,
     /// The proposal that it answers.
     pub waiter: Option<ProposalTag>,
+    /// A hash of the whole state after it.
+    pub state: u64,
 }
 
-/// A deliberately broken shell: the negative controls of the simulator (CH-6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Sabotage {
-    /// Tells the replica that appends are durable as soon as they are queued.
-    AcknowledgeBeforeDurable,
-    /// Leaves the hard state out of every commit.
-    HardStateUnsaved,
-    /// Applies the second of two committed entries first.
-    ApplyOutOfOrder,
-    /// Answers a proposal when it is submitted.
-    AnswerOnSubmit,
-    /// Writes appends over the old log without truncating it: drops each conflicting append.
-    TruncationSkipped,
-    /// Answers reads at the applied index without asking a leader.
-    StaleRead,
-    /// Does not tell the replica that its appends died with the log writer.
-    LostAppends,
+/// How a write to one of a host's disks fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskFailure {
+    /// The redo log's next write is torn.
+    Write(TornWrite),
+    /// The next transaction under the journal fails.
+    Transaction(FailedCommit),
+    /// The next flush of the state fails.
+    Flush(FailedCommit),
 }
 
 /// One node with one replica.
@@ -86,17 +92,22 @@ pub struct Host {
     id: ReplicaId,
     config: ReplicaConfig,
     disks: MemoryDisks,
-    journal: Journal<MemoryTable>,
+    log_disk: LogDisk,
+    state: AppliedState,
     replica: Option<Replica<ProposalTag, ReadTag>>,
     lives: u64,
     appends: VecDeque<Append>,
     fetches: VecDeque<Fetch>,
     committed: VecDeque<Committed<ProposalTag>>,
     log: Vec<LogEntry>,
-    durable_log: Vec<LogEntry>,
     applied: Vec<LogEntry>,
-    durable: usize,
+    /// Callers whose replica was taken out of service, until they are told.
+    orphans: (Vec<ProposalTag>, Vec<ReadTag>),
+    fault: Option<String>,
     sabotage: Option<Sabotage>,
+    /// Whom a shell that keys waiters by index alone would answer.
+    by_index: BTreeMap<LogIndex, ProposalTag>,
+    applied_in_life: usize,
 }
 
 /// The replica that `node` hosts first. Replica ids differ from node ids (RF-10).
@@ -132,32 +143,43 @@ impl Host {
         configuration: Configuration,
         options: JournalOptions,
     ) -> Self {
-        let disks = MemoryDisks::default();
-        let mut journal = Journal::open(disks.log.clone(), options).expect("an empty disk");
-        let id = replica_of(node);
-        let mut create = GroupAppend::empty(GROUP);
-        create.create = Some(GroupIdentity { name: "traced".into(), replica: id });
-        create.configuration = Some(configuration);
-        journal.commit(&[create]).expect("a healthy disk");
+        let (disks, id) = (MemoryDisks::default(), replica_of(node));
+        let log_disk = LogDisk::create(disks.clone(), options.clone(), id, configuration);
+        let state = AppliedState::new(disks.state.clone());
         let mut host = Self {
             node,
             id,
             config,
             disks,
-            journal,
+            log_disk,
+            state,
             replica: None,
             lives: 0,
             appends: VecDeque::new(),
             fetches: VecDeque::new(),
             committed: VecDeque::new(),
             log: Vec::new(),
-            durable_log: Vec::new(),
             applied: Vec::new(),
-            durable: 0,
+            orphans: Default::default(),
+            fault: None,
             sabotage: None,
+            by_index: BTreeMap::new(),
+            applied_in_life: 0,
         };
-        host.restart(JournalOptions::default());
+        host.restart(options);
         host
+    }
+
+    /// Stops, and comes back on an empty disk with replica `id`, whose group starts with
+    /// `configuration`: all that the node was told, acknowledged and voted is gone.
+    pub fn wipe(&mut self, id: ReplicaId, configuration: Configuration, options: JournalOptions) {
+        assert!(self.replica.is_none(), "{} runs", self.node);
+        self.disks = MemoryDisks::default();
+        self.id = id;
+        self.log_disk = LogDisk::create(self.disks.clone(), options.clone(), id, configuration);
+        self.state = AppliedState::new(self.disks.state.clone());
+        (self.log, self.applied, self.fault) = (Vec::new(), Vec::new(), None);
+        self.restart(options);
     }
 
     /// Breaks this host's shell.
@@ -192,7 +214,17 @@ impl Host {
 
     /// The part of the log that the journal holds durably, compacted entries included.
     pub fn durable_log(&self) -> &[LogEntry] {
-        &self.durable_log
+        self.log_disk.entries()
+    }
+
+    /// How many entries of the durable log are as they were at the last call.
+    pub fn take_unchanged(&mut self) -> usize {
+        self.log_disk.take_unchanged()
+    }
+
+    /// The configuration that its journal holds.
+    pub fn configuration(&self) -> &Configuration {
+        self.log_disk.configuration()
     }
 
     /// Every entry applied, from index 1.
@@ -215,11 +247,26 @@ impl Host {
         !self.fetches.is_empty()
     }
 
+    /// Whether one of its disks failed: it acknowledges nothing until it is restarted.
+    pub fn is_failed(&self) -> bool {
+        self.log_disk.is_failed() || self.state.is_failed()
+    }
+
+    /// Why its replica is out of service, if damage was found.
+    pub fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
     /// Takes the replica's output: queues what is for this host and returns the rest.
     pub fn take(&mut self) -> Taken {
-        let Some(replica) = self.replica.as_mut() else { return Taken::default() };
-        let Output { appends, send, fetches, apply, undecided, reads, reads_failed, events } =
-            replica.take_output();
+        let (proposals, mut reads_failed) = std::mem::take(&mut self.orphans);
+        let mut undecided: Vec<_> =
+            proposals.into_iter().map(|tag| (tag, Undecided::Unknown)).collect();
+        let Some(replica) = self.replica.as_mut() else {
+            return Taken { undecided, reads_failed, ..Taken::default() };
+        };
+        let output = replica.take_output();
+        let Output { appends, send, fetches, apply, reads, events, .. } = output;
         for append in &appends {
             write_over(&mut self.log, &append.append.entries);
             if self.sabotage == Some(Sabotage::AcknowledgeBeforeDurable) {
@@ -229,6 +276,11 @@ impl Host {
         self.appends.extend(appends.iter().cloned());
         self.fetches.extend(fetches);
         self.committed.extend(apply);
+        undecided.extend(output.undecided);
+        reads_failed.extend(output.reads_failed);
+        if self.sabotage == Some(Sabotage::WaitersByIndex) {
+            undecided.clear(); // They wait on, for whatever comes to their index.
+        }
         Taken { appends, send, undecided, reads, reads_failed, events }
     }
 
@@ -241,93 +293,213 @@ impl Host {
         }
     }
 
-    /// Makes the first `count` queued appends durable in one commit and acknowledges them.
-    /// Returns the numbers.
-    pub fn persist(&mut self, count: usize) -> Vec<Append> {
-        let appends = self.commit(count);
-        if let (Some(replica), Some(last)) = (self.replica.as_mut(), appends.last()) {
-            replica.on_persisted(last.number);
+    /// Proposes a batch.
+    ///
+    /// # Errors
+    /// As for [`Replica::propose`].
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn propose(&mut self, batch: Bytes, tag: ProposalTag) -> Result<(), Refused<ProposalTag>> {
+        let replica = self.replica.as_mut().expect("it runs");
+        let index = replica.status().last.next();
+        replica.propose(batch, tag)?;
+        if self.sabotage == Some(Sabotage::WaitersByIndex) {
+            self.by_index.insert(index, tag);
         }
-        appends
+        Ok(())
+    }
+
+    /// Makes the first `count` queued appends durable in one commit and acknowledges them.
+    /// Returns them; none if the disk is full or has failed.
+    pub fn persist(&mut self, count: usize) -> Vec<Append> {
+        let persisted = self.commit(count);
+        let acknowledged = match self.sabotage {
+            Some(Sabotage::AcknowledgeOutOfOrder) if !persisted.is_empty() => self.appends.back(),
+            _ => None,
+        };
+        let last = acknowledged.or(persisted.last()).map(|append| append.number);
+        if let (Some(replica), Some(last)) = (self.replica.as_mut(), last) {
+            replica.on_persisted(last);
+        }
+        persisted
     }
 
     fn commit(&mut self, count: usize) -> Vec<Append> {
-        let mut appends: Vec<_> = self.appends.drain(..count.min(self.appends.len())).collect();
-        for append in &mut appends {
-            self.spoil(&mut append.append);
-            write_over(&mut self.durable_log, &append.append.entries);
+        let is_deaf = self.sabotage == Some(Sabotage::AcknowledgeAfterFailure);
+        if count == 0 || self.appends.is_empty() || self.is_failed() && !is_deaf {
+            return Vec::new();
         }
-        let group_appends: Vec<_> = appends.iter().map(|a| a.append.clone()).collect();
-        self.journal.commit(&group_appends).expect("the disk is healthy");
-        appends
+        let count = count.min(self.appends.len());
+        let appends: Vec<_> = self.appends.range(..count).map(|a| self.spoiled(a)).collect();
+        match self.log_disk.commit(&appends) {
+            Err(StorageError::Full { .. }) => return Vec::new(),
+            Err(error @ StorageError::Corrupt { .. }) => {
+                assert!(self.log_disk.is_damaged(), "{}: {error}", self.node);
+                self.take_out_of_service(error.to_string());
+                return Vec::new();
+            }
+            Err(_) if !is_deaf => return Vec::new(),
+            Ok(()) | Err(_) => {}
+        }
+        self.appends.drain(..count).collect()
     }
 
-    fn spoil(&self, append: &mut GroupAppend) {
-        match self.sabotage {
-            Some(Sabotage::HardStateUnsaved) => append.hard_state = None,
-            Some(Sabotage::TruncationSkipped) => {
-                let end = self.durable_log.len() as u64;
-                if append.entries.first().is_some_and(|first| first.index.get() <= end) {
-                    append.entries.retain(|entry| entry.index.get() > end);
-                }
-            }
-            _ => {}
+    fn spoiled(&self, append: &Append) -> GroupAppend {
+        let mut append = append.append.clone();
+        if let Some(sabotage) = self.sabotage {
+            sabotage.spoil(&mut append, self.durable_log().len(), self.log_disk.configuration());
         }
+        append
     }
 
     /// Does one piece of the journal's garbage collection.
     pub fn collect_garbage(&mut self) {
-        self.journal.collect_garbage().expect("the disk is healthy");
+        if !self.is_failed() {
+            // What fails is seen in `is_failed`; a full disk is tried again.
+            let _ = self.log_disk.collect_garbage();
+        }
     }
 
     /// Answers the oldest read of durable entries, if there is one: its range.
     pub fn fetch(&mut self) -> Option<(LogIndex, LogIndex)> {
         let fetch = self.fetches.pop_front()?;
         let range = (fetch.from, fetch.to);
-        let reader = self.journal.reader();
-        let read = reader.entries(GROUP, fetch.from..fetch.to, fetch.bytes_max);
-        let entries = match read {
-            Ok(entries) => entries,
-            Err(polyraft_core::ports::StorageError::Compacted { .. }) => Vec::new(),
-            Err(error) => panic!("{}: {error}", self.node),
-        };
-        if let Some(replica) = self.replica.as_mut() {
-            replica.on_fetched(fetch, entries);
+        match self.log_disk.read(fetch.from..fetch.to, fetch.bytes_max) {
+            Ok(entries) => {
+                if let Some(replica) = self.replica.as_mut() {
+                    replica.on_fetched(fetch, entries);
+                }
+            }
+            Err(StorageError::Compacted { .. }) => {}
+            Err(StorageError::Poisoned) => assert!(self.is_failed(), "{}", self.node),
+            Err(error) => {
+                assert!(self.log_disk.is_damaged(), "{}: {error}", self.node);
+                self.take_out_of_service(error.to_string());
+            }
         }
         Some(range)
     }
 
     /// Applies the first `count` queued entries, and tells the replica.
     pub fn apply(&mut self, count: usize) -> Vec<AppliedEntry> {
-        if self.sabotage == Some(Sabotage::ApplyOutOfOrder) && self.committed.len() > 1 {
-            self.committed.swap(0, 1);
-        }
         let count = count.min(self.committed.len());
-        let mut applied = Vec::with_capacity(count);
-        for Committed { entry, waiter } in self.committed.drain(..count) {
-            self.applied.push(entry.clone());
-            applied.push(AppliedEntry { entry, waiter });
+        let mut slice: Vec<_> = self.committed.drain(..count).collect();
+        if let Some(sabotage) = self.sabotage {
+            sabotage.spoil_slice(&mut slice);
         }
-        if count > 0 {
+        let mut applied = Vec::with_capacity(count);
+        let mut slice = slice.into_iter();
+        for Committed { entry, mut waiter } in slice.by_ref() {
+            if self.sabotage == Some(Sabotage::WaitersByIndex) {
+                waiter = self.by_index.remove(&entry.index);
+            }
+            match self.apply_one(&entry) {
+                Ok(state) => applied.push(AppliedEntry { entry, waiter, state }),
+                Err(fault) => {
+                    assert!(self.state.is_damaged(), "{}: {fault}", self.node);
+                    self.orphans.0.extend(waiter);
+                    self.take_out_of_service(fault);
+                    break;
+                }
+            }
+        }
+        self.orphans.0.extend(slice.filter_map(|committed| committed.waiter));
+        if !applied.is_empty() {
             self.report_applied();
         }
         applied
     }
 
-    /// Makes the applied state durable.
+    fn apply_one(&mut self, entry: &LogEntry) -> Result<u64, String> {
+        self.applied_in_life += 1;
+        let is_first = self.applied_in_life == 1 && self.lives > 1;
+        let is_repeated = is_first && self.sabotage == Some(Sabotage::AppliedTwice);
+        let applied = match is_repeated && entry.kind == EntryKind::Normal {
+            true => self.state.apply(&sabotage::repeated(entry)),
+            false => self.state.apply(entry),
+        };
+        applied.map_err(|fault| fault.to_string())?;
+        self.applied.push(entry.clone());
+        self.state.hash().map_err(|error| error.to_string())
+    }
+
+    /// Freezes the applied state for a flush, if none is under way.
+    pub fn freeze(&mut self) {
+        self.state.freeze();
+    }
+
+    /// Makes the applied state durable, or what of it was frozen before.
     pub fn flush(&mut self) {
-        if self.durable < self.applied.len() {
-            self.durable = self.applied.len();
+        if self.is_failed() || self.replica.is_none() {
+            return;
+        }
+        self.state.freeze();
+        let lose_index = self.sabotage == Some(Sabotage::StateWithoutIndex);
+        // What fails is seen in `is_failed`; a full disk is tried again.
+        if let Ok(true) = self.state.flush(lose_index) {
             self.report_applied();
         }
     }
 
     fn report_applied(&mut self) {
-        let index = |len: usize| LogIndex::new(len as u64);
-        let (applied, durable) = (index(self.applied.len()), index(self.durable));
+        let applied = LogIndex::new(self.applied.len() as u64);
+        let durable = self.state.durable();
         if let Some(replica) = self.replica.as_mut() {
             replica.on_applied(applied, durable);
         }
+    }
+
+    /// Plans a failure: the next write that it concerns fails, and nothing is acknowledged any more.
+    pub fn fail_disk(&self, failure: DiskFailure) {
+        match failure {
+            DiskFailure::Write(torn) => self.disks.redo.tear_next_write(torn),
+            DiskFailure::Transaction(outcome) => self.disks.log.fail_next_commit(outcome),
+            DiskFailure::Flush(outcome) => self.disks.state.fail_next_commit(outcome),
+        }
+    }
+
+    /// Begins whatever write `failure` concerns, with at most `count` appends; the host is about to
+    /// crash in the middle of it.
+    pub fn interrupt(&mut self, failure: DiskFailure, count: usize) {
+        self.fail_disk(failure);
+        if let DiskFailure::Flush(_) = failure {
+            self.flush();
+        } else if self.commit(count).is_empty() || !self.is_failed() {
+            self.collect_garbage();
+        }
+    }
+
+    /// Makes every write that needs space fail, or heals that.
+    pub fn set_full(&self, is_full: bool) {
+        self.disks.log.set_full(is_full);
+        self.disks.state.set_full(is_full);
+    }
+
+    /// Takes back failures that were planned and have not happened.
+    pub fn heal_disk(&self) {
+        self.log_disk.heal();
+        self.disks.state.heal();
+    }
+
+    /// Flips a bit on one of the disks. Returns whether there was one to flip.
+    pub fn flip_bit(&mut self, random: u64) -> bool {
+        if self.sabotage == Some(Sabotage::ChecksumIgnored) {
+            let applied = LogIndex::new(self.applied.len() as u64);
+            self.log_disk.forge(applied.next());
+            return true;
+        }
+        match random % 4 {
+            0 => self.state.flip_bit(random / 4),
+            _ => self.log_disk.flip_bit(random / 4),
+        }
+    }
+
+    fn take_out_of_service(&mut self, why: String) {
+        let (proposals, reads) = self.crash(0);
+        self.orphans.0.extend(proposals);
+        self.orphans.1.extend(reads);
+        self.fault = Some(why);
     }
 
     /// Stops without warning. Of the queued appends the first `written` reach the disk all the same,
@@ -339,8 +511,8 @@ impl Host {
         waiters.extend(self.committed.drain(..).filter_map(|committed| committed.waiter));
         self.appends.clear();
         self.fetches.clear();
-        self.applied.truncate(self.durable);
-        self.log = self.durable_log.clone();
+        self.by_index.clear();
+        self.state.close();
         (waiters, readers)
     }
 
@@ -348,7 +520,14 @@ impl Host {
     /// unacknowledged, and its successor asks the replica for the rest.
     pub fn replace_log_writer(&mut self, written: usize) {
         self.commit(written);
+        if self.is_failed() {
+            return; // No successor: the process is about to stop.
+        }
         self.appends.clear();
+        if let Err(error) = self.log_disk.replace_writer() {
+            assert!(self.log_disk.is_damaged(), "{}: {error}", self.node);
+            return self.take_out_of_service(error.to_string());
+        }
         if self.sabotage == Some(Sabotage::LostAppends) {
             return;
         }
@@ -357,31 +536,37 @@ impl Host {
         }
     }
 
-    /// Starts from what the disk holds.
+    /// Starts from what the disks hold. Does not run if they are damaged: see [`Host::fault`].
     ///
     /// # Panics
-    /// If it runs, or if the journal does not hold what was committed to it.
+    /// If it runs, or if the disks do not hold what was committed to them.
     pub fn restart(&mut self, options: JournalOptions) {
         assert!(self.replica.is_none(), "{} runs", self.node);
-        self.journal = Journal::open(self.disks.log.clone(), options).expect("a healthy disk");
-        let applied = LogIndex::new(self.durable as u64);
-        let restored = self.journal.restore(GROUP, applied).expect("a healthy log");
-        if self.sabotage.is_none() {
-            assert_eq!(restored.last.get(), self.durable_log.len() as u64, "{}", self.node);
-            assert_eq!(restored.entries, self.durable_log[self.durable..], "{}", self.node);
+        self.fault = None;
+        if let Err(why) = self.start(options) {
+            let is_damaged = self.log_disk.is_damaged() || self.state.is_damaged();
+            assert!(is_damaged, "{}: {why}", self.node);
+            self.state.close();
+            self.fault = Some(why);
         }
+    }
+
+    fn start(&mut self, options: JournalOptions) -> Result<(), String> {
+        let applied = self.state.open().map_err(|fault| fault.to_string())?;
+        let restored = self.log_disk.reopen(options, applied).map_err(|error| error.to_string())?;
+        self.log = self.log_disk.entries().to_vec();
+        self.applied.truncate(applied.get() as usize);
         self.lives += 1;
+        self.applied_in_life = 0;
         let seed = self.config.seed.wrapping_add(self.lives.wrapping_mul(1_000_003));
         let config = ReplicaConfig { seed, ..self.config.clone() };
         self.replica = Some(Replica::new(config, restored, applied).expect("a consistent log"));
+        Ok(())
     }
-}
 
-/// What an append does to a log that starts at index 1.
-fn write_over(log: &mut Vec<LogEntry>, entries: &[LogEntry]) {
-    let Some(first) = entries.first() else { return };
-    let keep = usize::try_from(first.index.get() - 1).expect("a test's log fits in memory");
-    assert!(keep <= log.len(), "entry {} appended to a log of {}", first.index, log.len());
-    log.truncate(keep);
-    log.extend_from_slice(entries);
+    /// A hash of the whole state; `None` if it is damaged or not open.
+    pub fn state_hash(&mut self) -> Option<u64> {
+        self.replica.as_ref()?;
+        self.state.hash().ok()
+    }
 }

@@ -4,12 +4,15 @@
 //! logs are checked against a chain of hashes, so that one comparison covers a whole prefix.
 
 pub mod acknowledged_once;
+pub mod batch_accounts;
 pub mod election_safety;
 pub mod index_order;
 pub mod leader_completeness;
 pub mod linearizable_reads;
 pub mod log_matching;
+pub mod one_change;
 pub mod one_vote;
+pub mod state_agreement;
 pub mod state_machine_safety;
 
 use polyraft_core::entry::{EntryKind, LogEntry};
@@ -26,7 +29,8 @@ pub struct Violation {
 }
 
 impl Violation {
-    fn new(rule: &'static str, what: String) -> Self {
+    /// `rule` was broken by `what`.
+    pub fn new(rule: &'static str, what: String) -> Self {
         Self { rule, what }
     }
 }

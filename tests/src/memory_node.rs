@@ -526,7 +526,9 @@ impl MemoryNode {
             entropy: Arc::new(entropy),
             directory,
             transport: transport.clone(),
-            state: remains.store_faults.around_state(options.stores.state(id, storage.state.clone())),
+            state: remains
+                .store_faults
+                .around_state(options.stores.state(id, storage.state.clone())),
             open_log: open_log(id, &remains, options),
             machine: machine(id, options),
             on_storage_failed: Box::new(|_| {}),

@@ -2,22 +2,33 @@
 //!
 //! ```text
 //! seed → dice → cluster size, limits, workload, faults
-//!                 └→ [hosts] ⇄ [network: loss, duplicates, delay, order, partitions]
-//!                       └→ every invariant, every step; then heal, and check that it goes on
+//!                 └→ [host: replica, journal, redo log, state, batcher, clocks, disks]
+//!                       ⇄ [network: loss, duplicates, delay, order, partitions]
+//!                 └→ every invariant, every step; then heal, and check that it goes on
 //! ```
 //!
 //! Promise: the same seed gives the same run, to the last message; `Report::hash` covers it all.
-//! Not here: clocks and threads. Whole nodes with their actors run elsewhere.
+//! Not here: threads, actors and real time. Whole nodes run elsewhere.
 
+mod calm;
+mod clients;
+mod clock;
+pub mod controls;
+mod counts;
+mod desk;
 mod dice;
+mod habits;
 mod history;
+mod misfortune;
 mod network;
+mod operator;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub use clock::TICK;
+pub use counts::Counts;
 pub use dice::Dice;
-pub use history::Counts;
 
 use crate::host::Sabotage;
 use crate::invariants::Violation;
@@ -64,6 +75,11 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>, trace: bool) -> Report {
         Err(panic) => Some(Failure::Panic(panic_text(&*panic))),
     };
     Report { seed, hash: world.hash(), counts: world.counts(), failure }
+}
+
+/// The command that runs one seed again and tells it in full.
+pub fn rerun(seed: u64) -> String {
+    format!("cargo run -p polyraft-tests --bin sim -- --seed {seed} --trace")
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

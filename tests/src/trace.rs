@@ -20,6 +20,7 @@ mod describe;
 use std::fmt::Write as _;
 
 pub use cluster::TracedCluster;
+pub(crate) use describe::envelope as describe_sent;
 
 /// One block of a trace: comments, commands, and what they print.
 #[derive(Debug, Clone, PartialEq, Eq)]

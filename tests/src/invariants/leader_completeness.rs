@@ -2,8 +2,10 @@
 //!
 //! Source: Raft thesis, figure 3.2 and §3.6.3.
 
+use std::collections::BTreeMap;
+
 use polyraft_core::entry::LogEntry;
-use polyraft_core::ids::Term;
+use polyraft_core::ids::{LogIndex, ReplicaId, Term};
 
 use super::Violation;
 
@@ -11,6 +13,8 @@ use super::Violation;
 #[derive(Debug, Default)]
 pub struct LeaderCompleteness {
     committed: Vec<(LogEntry, Term)>,
+    /// How far each leader's log was compared: within its term it only appends.
+    compared: BTreeMap<(Term, ReplicaId), usize>,
 }
 
 impl LeaderCompleteness {
@@ -37,13 +41,27 @@ impl LeaderCompleteness {
         }
     }
 
-    /// The owner of `log` leads in `term`.
+    /// Everything up to here is known to be committed.
+    pub fn upto(&self) -> LogIndex {
+        LogIndex::new(self.committed.len() as u64)
+    }
+
+    /// `leader`, the owner of `log`, leads in `term`.
     ///
     /// # Errors
     /// It lacks an entry that was committed in an earlier term.
-    pub fn leads(&self, log: &[LogEntry], term: Term) -> Result<(), Violation> {
-        let earlier = self.committed.iter().take_while(|(_, at)| *at < term);
-        for (at, (entry, _)) in earlier.enumerate() {
+    pub fn leads(
+        &mut self,
+        leader: ReplicaId,
+        log: &[LogEntry],
+        term: Term,
+    ) -> Result<(), Violation> {
+        let compared = self.compared.entry((term, leader)).or_default();
+        let from = std::mem::replace(compared, self.committed.len());
+        for (at, (entry, of)) in self.committed.iter().enumerate().skip(from) {
+            if *of >= term {
+                break;
+            }
             if log.get(at) != Some(entry) {
                 let what = format!("the leader of term {term} lacks {entry:?}");
                 return Err(Violation::new("leader completeness", what));

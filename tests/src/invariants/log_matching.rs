@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use polyraft_core::entry::LogEntry;
-use polyraft_core::ids::{LogIndex, Term};
+use polyraft_core::ids::{LogIndex, NodeId, Term};
 
 use super::{Violation, chain};
 
@@ -13,17 +13,26 @@ use super::{Violation, chain};
 #[derive(Debug, Default)]
 pub struct LogMatching {
     prefixes: BTreeMap<(LogIndex, Term), u64>,
+    /// The hash of every prefix of each node's log.
+    logs: BTreeMap<NodeId, Vec<u64>>,
 }
 
 impl LogMatching {
-    /// A replica's log is now `log`, from index 1.
+    /// The log on `node` is now `log`, from index 1; its first `unchanged` entries are as they were.
     ///
     /// # Errors
     /// It has an entry that another log had after another prefix.
-    pub fn check(&mut self, log: &[LogEntry]) -> Result<(), Violation> {
-        let mut hash = 0;
-        for entry in log {
-            hash = chain(hash, entry);
+    pub fn check(
+        &mut self,
+        node: NodeId,
+        log: &[LogEntry],
+        unchanged: usize,
+    ) -> Result<(), Violation> {
+        let hashes = self.logs.entry(node).or_default();
+        hashes.truncate(unchanged);
+        for entry in &log[hashes.len()..] {
+            let hash = chain(hashes.last().copied().unwrap_or(0), entry);
+            hashes.push(hash);
             let first = *self.prefixes.entry((entry.index, entry.term)).or_insert(hash);
             if first != hash {
                 let (index, term) = (entry.index, entry.term);
@@ -52,8 +61,11 @@ mod tests {
     #[test]
     fn a_different_prefix_is_found_and_a_different_tail_is_not() {
         let mut matching = LogMatching::default();
-        assert!(matching.check(&[entry(1, 1, "a"), entry(2, 2, "b")]).is_ok());
-        assert!(matching.check(&[entry(1, 1, "a"), entry(2, 3, "c")]).is_ok());
-        assert!(matching.check(&[entry(1, 2, "x"), entry(2, 2, "b")]).is_err());
+        let mut check = |node, log: &[LogEntry], unchanged| {
+            matching.check(NodeId::new(node), log, unchanged).is_ok()
+        };
+        assert!(check(1, &[entry(1, 1, "a"), entry(2, 2, "b")], 0));
+        assert!(check(1, &[entry(1, 1, "a"), entry(2, 3, "c")], 1));
+        assert!(!check(2, &[entry(1, 2, "x"), entry(2, 2, "b")], 0));
     }
 }

@@ -1,9 +1,13 @@
 //! What happened in a run: every invariant, the running hash, the counts.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
+use polyraft_core::entry::Configuration;
 use polyraft_core::ids::{LogIndex, NodeId};
+use polyraft_core::message::{Body, Envelope};
+use polyraft_core::status::Role;
 
+use super::counts::Counts;
 use crate::host::Host;
 use crate::invariants::acknowledged_once::AcknowledgedOnce;
 use crate::invariants::election_safety::ElectionSafety;
@@ -11,47 +15,11 @@ use crate::invariants::index_order::IndexOrder;
 use crate::invariants::leader_completeness::LeaderCompleteness;
 use crate::invariants::linearizable_reads::LinearizableReads;
 use crate::invariants::log_matching::LogMatching;
+use crate::invariants::one_change::OneChange;
 use crate::invariants::one_vote::OneVote;
+use crate::invariants::state_agreement::StateAgreement;
 use crate::invariants::state_machine_safety::StateMachineSafety;
 use crate::invariants::{Violation, mix};
-
-/// How much happened in a run, so that a quiet one is seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Simulated ticks.
-    pub ticks: u64,
-    /// Terms with a leader.
-    pub elections: usize,
-    /// Proposals acknowledged.
-    pub applied: usize,
-    /// Reads answered.
-    pub reads: usize,
-    /// Crashes.
-    pub crashes: usize,
-    /// Log writers that died.
-    pub log_writers_replaced: usize,
-    /// Changes of membership that took effect.
-    pub changes: usize,
-    /// Proposals that were appended, and whose place another leader's entry took.
-    pub overwritten: usize,
-    /// Durable entries read for slow followers.
-    pub fetches: usize,
-}
-
-impl Counts {
-    /// Adds another run's counts to these.
-    pub fn add(&mut self, other: &Self) {
-        self.ticks += other.ticks;
-        self.elections += other.elections;
-        self.applied += other.applied;
-        self.reads += other.reads;
-        self.crashes += other.crashes;
-        self.log_writers_replaced += other.log_writers_replaced;
-        self.changes += other.changes;
-        self.overwritten += other.overwritten;
-        self.fetches += other.fetches;
-    }
-}
 
 /// Every invariant, and what else a run is judged by.
 #[derive(Debug, Default)]
@@ -60,7 +28,9 @@ pub(super) struct History {
     pub votes: OneVote,
     pub logs: LogMatching,
     pub leaders: LeaderCompleteness,
+    pub changes: OneChange,
     pub applied: StateMachineSafety,
+    pub states: StateAgreement,
     pub indexes: IndexOrder,
     pub proposals: AcknowledgedOnce,
     pub reads: LinearizableReads,
@@ -70,6 +40,18 @@ pub(super) struct History {
     is_traced: bool,
 }
 
+/// Hashes text as it is formatted.
+struct TextHash(u64);
+
+impl Write for TextHash {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 = text
+            .bytes()
+            .fold(self.0, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        Ok(())
+    }
+}
+
 impl History {
     pub fn new(is_traced: bool) -> Self {
         Self { is_traced, ..Self::default() }
@@ -77,11 +59,25 @@ impl History {
 
     /// Adds an event to the hash, and prints it if asked to.
     pub fn note(&mut self, event: fmt::Arguments<'_>) {
-        let line = event.to_string();
-        let hash = line.bytes().fold(self.hash, |hash, byte| mix(hash, u64::from(byte)));
-        self.hash = hash;
+        let mut text = TextHash(self.hash);
+        text.write_fmt(event).expect("hashing never fails");
+        self.hash = mix(text.0, 0);
         if self.is_traced {
-            println!("{:>5} {line}", self.counts.ticks);
+            println!("{:>5} {event}", self.counts.ticks);
+        }
+    }
+
+    /// Adds a message that `node` sends.
+    pub fn note_sent(&mut self, node: NodeId, envelope: &Envelope) {
+        let Body::Raft(message) = &envelope.body else { return };
+        let to = envelope.to_node;
+        let place = mix(message.term.get(), message.index.get());
+        let tail = mix(message.entries.len() as u64, message.commit.get());
+        let kind = mix(message.kind as u64, u64::from(message.reject));
+        self.hash = mix(self.hash, mix(mix(node.get(), to.get()), mix(mix(place, tail), kind)));
+        self.counts.messages += 1;
+        if self.is_traced {
+            println!("{:>5} {}", self.counts.ticks, crate::trace::describe_sent(node, envelope));
         }
     }
 
@@ -94,22 +90,44 @@ impl History {
             elections: self.elections.elections(),
             applied: self.proposals.applied(),
             reads: self.reads.answered(),
+            states_compared: self.states.compared(),
             ..self.counts
         }
     }
 
     /// Checks one running host against every rule about logs and indexes.
-    pub fn check_host(&mut self, host: &Host) -> Result<(), Violation> {
+    pub fn check_host(&mut self, host: &mut Host) -> Result<(), Violation> {
+        let unchanged = host.take_unchanged();
+        self.logs.check(host.node(), host.durable_log(), unchanged)?;
         let Some(replica) = host.replica() else { return Ok(()) };
         let status = replica.status();
         self.indexes.check(host.node(), &status)?;
-        self.logs.check(host.durable_log())?;
         let commit = usize::try_from(status.commit.get()).expect("a test's log fits in memory");
+        let before = self.leaders.upto();
         self.leaders.committed(host.log(), commit, status.term)?;
-        if status.role == polyraft_core::status::Role::Leader {
-            self.leaders.leads(host.log(), status.term)?;
+        let upto = self.leaders.upto();
+        if upto > before {
+            self.note(format_args!("n{} committed {upto}", host.node()));
+        }
+        self.changes.check(&status, upto)?;
+        if status.role == Role::Leader {
+            self.leaders.leads(host.id(), host.log(), status.term)?;
         }
         Ok(())
+    }
+
+    /// A configuration takes effect on `host`, whose replica has just learned what is committed.
+    pub fn configured(
+        &mut self,
+        host: &Host,
+        configuration: &Configuration,
+    ) -> Result<(), Violation> {
+        self.counts.changes += 1;
+        let Some(replica) = host.replica() else { return Ok(()) };
+        let status = replica.status();
+        let commit = usize::try_from(status.commit.get()).expect("a test's log fits in memory");
+        self.leaders.committed(host.log(), commit, status.term)?;
+        self.changes.in_force(configuration, self.leaders.upto())
     }
 
     pub fn stopped(&mut self, node: NodeId) {

@@ -46,7 +46,8 @@ impl Network {
         true
     }
 
-    fn launch(&mut self, due: u64, from: NodeId, envelope: Envelope) {
+    /// Brings a message to its addressee at `due`.
+    pub fn launch(&mut self, due: u64, from: NodeId, envelope: Envelope) {
         self.next_flight += 1;
         self.flights.insert((due, self.next_flight), (from, envelope));
     }

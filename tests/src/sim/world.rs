@@ -1,58 +1,73 @@
-//! A cluster, its clients and its misfortunes.
+//! A cluster and its clients, tick by tick.
+//!
+//! ```text
+//! storm:  misfortune → clients → [arrivals → every host: tick, cut, persist, apply, flush] → check
+//! calm:   the same without misfortune, until everything has come to an end (`calm`)
+//! ```
+//!
+//! What goes wrong is in `misfortune`, who proposes and reads in `clients`, who replaces what cannot
+//! be restarted in `operator`.
 
-use bytes::Bytes;
-use polyraft_core::compaction::Retention;
-use polyraft_core::conf_change::{ConfChange, ConfChangeKind, ConfChangeStep, ConfTransition};
+use std::collections::{BTreeMap, BTreeSet};
+
+use polyraft_core::batch_config::BatchConfig;
 use polyraft_core::entry::Configuration;
 use polyraft_core::ids::{LogIndex, NodeId};
+use polyraft_core::peer_data::DataMark;
 use polyraft_core::pending::Undecided;
 use polyraft_core::replica::ReplicaConfig;
 use polyraft_core::status::{GroupEvent, Role};
 use polyraft_storage::journal::JournalOptions;
 
-use super::history::{Counts, History};
+use super::clock::Clock;
+use super::counts::Counts;
+use super::desk::{self, Desk};
+use super::habits::{Habits, keeps_logs, replica_config};
+use super::history::History;
 use super::network::{Network, Weather};
 use super::{Dice, Failure};
-use crate::host::{GROUP, Host, Sabotage, Taken, encode_commands, member, replica_of};
+use crate::host::{Host, Sabotage, Taken, member};
 use crate::invariants::Violation;
 use crate::invariants::acknowledged_once::Answer;
 
 /// Ticks with faults.
 const STORM_TICKS: u64 = 400;
-/// Ticks without faults in which everything must come to an end.
-const CALM_TICKS: u64 = 600;
-/// A network without faults.
-const FAIR: Weather = Weather { lost: 0, repeated: 0, delay_max: 1 };
 
-/// How often things happen in one tick, in a thousand.
-#[derive(Debug, Clone, Copy)]
-struct Habits {
-    tick: u64,
-    take: u64,
-    persist: u64,
-    apply: u64,
-    announce: u64,
-    propose: u64,
-    read: u64,
-    transfer: u64,
-    change: u64,
-    crash: u64,
-    restart: u64,
-    replace_writer: u64,
-    cut: u64,
-    heal: u64,
+/// One host with what surrounds it.
+pub(super) struct Seat {
+    pub host: Host,
+    pub desk: Desk,
+    pub clock: Clock,
+    /// The disk stands still before this tick.
+    pub stalled_until: u64,
+    /// The disk is full before this tick.
+    pub full_until: u64,
+    /// What it shows of its data to its peers.
+    pub mark: DataMark,
+    /// Replicas that this node has hosted.
+    pub replicas: u64,
 }
 
 pub(super) struct World {
-    dice: Dice,
-    hosts: Vec<Host>,
-    network: Network,
-    weather: Weather,
-    habits: Habits,
-    history: History,
-    sabotage: Option<Sabotage>,
-    next_proposal: u64,
-    next_read: u64,
+    pub dice: Dice,
+    pub seats: Vec<Seat>,
+    pub initial: Configuration,
+    pub network: Network,
+    pub weather: Weather,
+    pub habits: Habits,
+    pub batching: BatchConfig,
+    pub keeps_logs: bool,
+    pub history: History,
+    pub sabotage: Option<Sabotage>,
+    pub next_proposal: u64,
+    pub next_batch: u64,
+    pub next_read: u64,
+    /// Hosts whose disks were damaged or wiped, and that were not replaced since.
+    pub lost: BTreeSet<usize>,
+    /// What each node knows of the data of each other.
+    pub known: BTreeMap<(NodeId, NodeId), DataMark>,
+    /// No applier gets a turn.
+    pub appliers_stand_still: bool,
 }
 
 impl World {
@@ -60,35 +75,52 @@ impl World {
         let mut dice = Dice::new(seed);
         let count = dice.pick(&[1, 3, 3, 3, 4, 5]);
         let nodes: Vec<_> = (1..=count).map(NodeId::new).collect();
-        let config = config(&mut dice);
+        let config = replica_config(&mut dice);
+        let keeps_logs = keeps_logs(&config);
         let initial = Configuration::initial(nodes.iter().copied().map(member).collect());
-        let weather = Weather {
-            lost: dice.pick(&[0, 10, 50, 200]),
-            repeated: dice.pick(&[0, 20, 200]),
-            delay_max: dice.pick(&[0, 2, 8]),
-        };
-        let habits = habits(&mut dice);
-        let mut hosts = Vec::new();
-        for node in nodes {
-            let seed = dice.number();
+        let weather = Weather::roll(&mut dice);
+        let habits = Habits::roll(&mut dice, keeps_logs);
+        let batching = desk::config(dice.per_mille(800), dice.pick(&[0, 1, 4]));
+        let seats = nodes.into_iter().map(|node| {
             let stands_first = config.stands_first && node.get() == 1;
-            let config = ReplicaConfig { seed, stands_first, ..config.clone() };
+            let config = ReplicaConfig { seed: dice.number(), stands_first, ..config.clone() };
             let mut host = Host::create(node, config, initial.clone(), JournalOptions::tiny());
             if let Some(sabotage) = sabotage {
                 host.sabotage(sabotage);
             }
-            hosts.push(host);
-        }
+            Seat {
+                host,
+                desk: Desk::new(batching),
+                clock: Clock::new(dice.pick(&[500, 800, 1_000, 1_000, 1_000, 1_250, 2_000])),
+                stalled_until: 0,
+                full_until: 0,
+                mark: DataMark { data: dice.number(), incarnation: 1, boot: dice.number() },
+                replicas: 1,
+            }
+        });
+        let seats: Vec<_> = seats.collect();
+        let known = seats.iter().flat_map(|one: &Seat| {
+            let of = |other: &Seat| ((one.host.node(), other.host.node()), other.mark);
+            seats.iter().map(of).collect::<Vec<_>>()
+        });
+        let known = known.collect();
         Self {
             dice,
-            hosts,
+            seats,
+            initial,
             network: Network::default(),
             weather,
             habits,
+            batching,
+            keeps_logs,
             history: History::new(trace),
             sabotage,
             next_proposal: 0,
+            next_batch: 0,
             next_read: 0,
+            lost: BTreeSet::new(),
+            known,
+            appliers_stand_still: false,
         }
     }
 
@@ -111,90 +143,141 @@ impl World {
         self.calm()
     }
 
+    pub fn now(&self) -> u64 {
+        self.history.counts.ticks
+    }
+
     /// One tick of every host and everything that arrives in it.
-    fn advance(&mut self) -> Result<(), Violation> {
-        let now = self.history.counts.ticks;
+    pub fn advance(&mut self) -> Result<(), Violation> {
+        let now = self.now();
         while let Some((from, envelope)) = self.network.arrival(now) {
-            let at = envelope.to_node.get() as usize - 1;
-            let Some(replica) = self.hosts[at].replica_mut() else { continue };
+            let to = envelope.to_node;
+            let at = to.get() as usize - 1;
+            if self.seats[at].clock.paused_until > now {
+                self.network.launch(self.seats[at].clock.paused_until, from, envelope);
+                continue;
+            }
+            if !self.admits(to, from) || !self.admits(from, to) {
+                self.history.counts.refused_wiped += 1;
+                continue;
+            }
+            let Some(replica) = self.seats[at].host.replica_mut() else { continue };
             if let Err(error) = replica.on_message(from, envelope) {
-                self.history.note(format_args!("n{} refused n{from}: {error}", at + 1));
+                self.history.note(format_args!("n{to} refused n{from}: {error}"));
             }
             if self.dice.per_mille(self.habits.take) {
                 self.take(at)?;
             }
         }
-        for at in 0..self.hosts.len() {
+        for at in 0..self.seats.len() {
+            self.seats[at].clock.advance();
             self.live(at)?;
         }
         Ok(())
     }
 
+    /// Whether `node` takes what `peer` shows for the data that it knows: production's own rule.
+    fn admits(&mut self, node: NodeId, peer: NodeId) -> bool {
+        let shown = self.seats[peer.get() as usize - 1].mark;
+        let known = self.known.entry((node, peer)).or_insert(shown);
+        let is_admitted = shown.follows(*known).is_ok();
+        if is_admitted {
+            *known = shown;
+        }
+        is_admitted
+    }
+
     /// What a host's own clock, disk and applier do in a tick, each if it gets to it.
     fn live(&mut self, at: usize) -> Result<(), Violation> {
-        if self.hosts[at].replica().is_none() {
+        let is_paused = self.seats[at].clock.paused_until > self.now();
+        if self.seats[at].host.replica().is_none() || is_paused {
             return Ok(());
         }
-        if self.dice.per_mille(self.habits.tick) {
-            self.hosts[at].replica_mut().expect("it runs").on_tick();
-        }
+        self.tick(at);
         if self.dice.per_mille(self.habits.take) {
             self.take(at)?;
         }
-        if self.dice.per_mille(self.habits.persist) {
-            let count = 1 + self.dice.below(4) as usize;
-            self.hosts[at].persist(count);
-        }
+        self.serve(at)?;
+        self.use_disks(at);
         if self.dice.per_mille(self.habits.take) {
             self.take(at)?;
         }
-        if self.dice.per_mille(self.habits.apply) {
+        if self.dice.per_mille(self.habits.apply) && !self.appliers_stand_still {
             let count = 1 + self.dice.below(6) as usize;
             self.apply(at, count)?;
         }
-        if self.dice.per_mille(self.habits.apply / 4) {
-            self.hosts[at].flush();
-        }
-        if self.dice.per_mille(self.habits.persist)
-            && let Some((from, to)) = self.hosts[at].fetch()
-        {
-            self.history.note(format_args!("n{} fetched [{from}, {to})", at + 1));
-            self.history.counts.fetches += 1;
-        }
-        if self.dice.per_mille(100) {
-            self.hosts[at].collect_garbage();
-        }
         self.take(at)?;
-        self.history.check_host(&self.hosts[at])
+        self.history.check_host(&mut self.seats[at].host)?;
+        self.notice_fault(at)
     }
 
-    fn take(&mut self, at: usize) -> Result<(), Violation> {
-        let node = self.hosts[at].node();
-        if self.dice.per_mille(self.habits.announce) {
-            self.hosts[at].announce();
+    fn tick(&mut self, at: usize) {
+        let Seat { host, clock, .. } = &mut self.seats[at];
+        let waits_for_applier =
+            self.sabotage == Some(Sabotage::HeartbeatsBehindApply) && host.committed_waiting() > 0;
+        let replica = host.replica_mut().expect("it runs");
+        if clock.tick() && !(waits_for_applier && replica.role() == Role::Leader) {
+            replica.on_tick();
         }
-        let Taken { appends, send, undecided, reads, reads_failed, events } = self.hosts[at].take();
-        for event in events {
-            self.history.note(format_args!("n{node} {event:?}"));
-            match event {
-                GroupEvent::BecameLeader { term } => {
-                    self.history.elections.elected(self.hosts[at].id(), term)?;
-                }
-                GroupEvent::ConfChanged { .. } => self.history.counts.changes += 1,
-                _ => {}
+    }
+
+    /// What the log writer, the state flusher and a worker do.
+    fn use_disks(&mut self, at: usize) {
+        if self.seats[at].stalled_until > self.now() {
+            return;
+        }
+        let Self { dice, habits, history, .. } = self;
+        let host = &mut self.seats[at].host;
+        let (node, was_failed) = (host.node(), host.is_failed());
+        if dice.per_mille(habits.persist) {
+            let persisted = host.persist(1 + dice.below(4) as usize);
+            history.counts.persisted += persisted.len();
+            if let Some(last) = persisted.last() {
+                history.note(format_args!("n{node} persisted {}", last.number));
             }
+        }
+        if dice.per_mille(habits.flush) {
+            host.freeze();
+        }
+        if dice.per_mille(habits.flush) {
+            host.flush();
+        }
+        if dice.per_mille(habits.persist)
+            && let Some((from, to)) = host.fetch()
+        {
+            history.note(format_args!("n{node} fetched [{from}, {to})"));
+            history.counts.fetches += 1;
+        }
+        if dice.per_mille(100) {
+            host.collect_garbage();
+        }
+        if host.is_failed() && !was_failed {
+            history.note(format_args!("n{node} has a disk that failed: it acknowledges nothing"));
+            history.counts.disks_failed += 1;
+        }
+    }
+
+    pub fn take(&mut self, at: usize) -> Result<(), Violation> {
+        if self.dice.per_mille(self.habits.announce) {
+            self.seats[at].host.announce();
+        }
+        let taken = self.seats[at].host.take();
+        let Taken { appends, send, undecided, reads, reads_failed, events } = taken;
+        let node = self.seats[at].host.node();
+        for event in &events {
+            self.raised(at, event)?;
         }
         for append in appends {
             let last = append.append.entries.last().map(|entry| (entry.index, entry.term));
             self.history.note(format_args!("n{node} append {} {last:?}", append.number));
         }
-        for (tag, how) in undecided {
-            self.history.note(format_args!("n{node} #{tag} {how:?}"));
+        for (batch, how) in undecided {
+            self.history.note(format_args!("n{node} batch {batch} {how:?}"));
             let answer = match how {
                 Undecided::Superseded => Answer::Never,
                 Undecided::Unknown => Answer::Unknown,
             };
-            self.answer(tag, answer)?;
+            self.decided(at, batch, answer)?;
         }
         for (tag, index) in reads {
             self.history.note(format_args!("n{node} read {tag} at {index}"));
@@ -206,19 +289,37 @@ impl World {
         self.send(at, send)
     }
 
+    fn raised(&mut self, at: usize, event: &GroupEvent) -> Result<(), Violation> {
+        let Seat { host, desk, .. } = &mut self.seats[at];
+        self.history.note(format_args!("n{} {event:?}", host.node()));
+        match event {
+            GroupEvent::BecameLeader { term } => {
+                self.history.elections.elected(host.id(), *term)?;
+            }
+            GroupEvent::BecameFollower { .. } if self.sabotage == Some(Sabotage::QueueDropped) => {
+                desk.lose_queue();
+            }
+            GroupEvent::ConfChanged { configuration } => {
+                self.history.configured(host, configuration)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     fn send(
         &mut self,
         at: usize,
         envelopes: Vec<polyraft_core::message::Envelope>,
     ) -> Result<(), Violation> {
-        let (node, now) = (self.hosts[at].node(), self.history.counts.ticks);
+        let (node, now) = (self.seats[at].host.node(), self.now());
         for envelope in envelopes {
             self.history.votes.sent(&envelope)?;
+            self.history.note_sent(node, &envelope);
             let to = envelope.to_node;
-            self.history.note(format_args!("n{node}->n{to} {:?}", envelope.body));
             let is_sent = self.network.send(&mut self.dice, self.weather, now, node, envelope);
             if !is_sent && self.dice.per_mille(500) {
-                let replica = self.hosts[at].replica_mut().expect("it sends");
+                let replica = self.seats[at].host.replica_mut().expect("it sends");
                 replica.on_unreachable(to);
             }
         }
@@ -226,288 +327,51 @@ impl World {
     }
 
     fn apply(&mut self, at: usize, count: usize) -> Result<(), Violation> {
-        let before = self.hosts[at].applied().len();
-        let applied = self.hosts[at].apply(count);
+        let before = self.seats[at].host.applied().len();
+        let node = self.seats[at].host.node();
+        let applied = self.seats[at].host.apply(count);
         for (offset, applied) in applied.into_iter().enumerate() {
             let position = before + offset + 1;
+            let index = applied.entry.index;
             self.history.applied.applied(position, &applied.entry)?;
-            if let Some(tag) = applied.waiter {
-                let index = applied.entry.index;
-                self.history.note(format_args!("n{} #{tag} applied at {index}", at + 1));
-                self.answer(tag, Answer::Applied(index))?;
+            self.history.states.reached(node, index, applied.state)?;
+            self.history.note(format_args!("n{node} applied {index}: {:016x}", applied.state));
+            if let Some(batch) = applied.waiter {
+                self.history.note(format_args!("n{node} batch {batch} applied at {index}"));
+                self.decided(at, batch, Answer::Applied(index))?;
             }
         }
         Ok(())
     }
 
-    fn answer(&mut self, tag: u64, answer: Answer) -> Result<(), Violation> {
-        if self.sabotage == Some(Sabotage::AnswerOnSubmit) {
-            return Ok(());
-        }
-        self.answer_client(tag, answer)
+    /// A replica that found damage is out of service; its clients hear of it.
+    pub fn notice_fault(&mut self, at: usize) -> Result<(), Violation> {
+        let Some(why) = self.seats[at].host.fault() else { return Ok(()) };
+        let node = self.seats[at].host.node();
+        self.history.note(format_args!("n{node} is out of service: {why}"));
+        self.history.counts.faulted += 1;
+        self.take(at)?;
+        self.stopped(at, Vec::new(), Vec::new())
     }
 
-    fn answer_client(&mut self, tag: u64, answer: Answer) -> Result<(), Violation> {
-        if let Answer::Applied(index) = answer {
-            self.history.acknowledged = self.history.acknowledged.max(index);
-        }
-        self.history.proposals.answered(tag, answer)
+    /// The seats of replicas that take part: they run, and their peers know them.
+    pub fn in_service(&self) -> impl Iterator<Item = &Seat> {
+        let takes_part =
+            |at: &usize| self.seats[*at].host.replica().is_some() && !self.is_refused(*at);
+        (0..self.seats.len()).filter(move |at| takes_part(at)).map(|at| &self.seats[at])
     }
 
-    fn clients(&mut self) -> Result<(), Violation> {
-        if self.dice.per_mille(self.habits.propose) {
-            for _ in 0..1 + self.dice.below(3) {
-                let at = self.busiest();
-                self.propose(at)?;
-            }
-        }
-        if self.dice.per_mille(self.habits.read) {
-            let at = self.dice.below(self.hosts.len() as u64) as usize;
-            self.read(at)?;
-        }
-        Ok(())
+    /// The leader of the latest term, if any runs.
+    pub fn leader(&self) -> Option<usize> {
+        let leaders = self.seats.iter().enumerate().filter_map(|(at, seat)| {
+            let replica = seat.host.replica()?;
+            (replica.role() == Role::Leader).then(|| (replica.status().term, at))
+        });
+        leaders.max().map(|(_, at)| at)
     }
 
-    /// Mostly a leader, now and then anyone.
-    fn busiest(&mut self) -> usize {
-        let leads = |host: &Host| host.replica().is_some_and(|r| r.role() == Role::Leader);
-        let leaders: Vec<_> = (0..self.hosts.len()).filter(|at| leads(&self.hosts[*at])).collect();
-        if leaders.is_empty() || self.dice.per_mille(100) {
-            return self.dice.below(self.hosts.len() as u64) as usize;
-        }
-        self.dice.pick(&leaders)
-    }
-
-    fn propose(&mut self, at: usize) -> Result<(), Violation> {
-        let size = self.dice.pick(&[0, 10, 40]);
-        let Some(replica) = self.hosts[at].replica_mut() else { return Ok(()) };
-        self.next_proposal += 1;
-        let tag = self.next_proposal;
-        let mut command = format!("command {tag} ").into_bytes();
-        command.resize(command.len() + size, b'.');
-        let command = Bytes::from(command);
-        self.history.proposals.proposed(tag, command.clone());
-        let status = replica.status();
-        let last = status.last;
-        match replica.propose(encode_commands(&[command]), tag) {
-            Ok(()) if self.sabotage == Some(Sabotage::AnswerOnSubmit) => {
-                self.answer_client(tag, Answer::Applied(last.next()))
-            }
-            Ok(()) => {
-                self.history.proposals.appended(tag, last.next(), status.term);
-                Ok(())
-            }
-            Err(refused) => self.answer_client(refused.waiter, Answer::Never),
-        }
-    }
-
-    fn read(&mut self, at: usize) -> Result<(), Violation> {
-        let applied = LogIndex::new(self.hosts[at].applied().len() as u64);
-        let Some(replica) = self.hosts[at].replica_mut() else { return Ok(()) };
-        self.next_read += 1;
-        let tag = self.next_read;
-        self.history.reads.asked(tag, self.history.acknowledged);
-        if self.sabotage == Some(Sabotage::StaleRead) {
-            return self.history.reads.confirmed(tag, applied);
-        }
-        replica.read(tag);
-        Ok(())
-    }
-
-    fn misfortune(&mut self) -> Result<(), Violation> {
-        let at = self.dice.below(self.hosts.len() as u64) as usize;
-        let to = self.dice.below(self.hosts.len() as u64) as usize;
-        let (node, other) = (self.hosts[at].node(), self.hosts[to].node());
-        if self.dice.per_mille(self.habits.crash) {
-            self.crash(at)?;
-        }
-        if self.dice.per_mille(self.habits.replace_writer) && self.hosts[at].replica().is_some() {
-            self.replace_log_writer(at);
-        }
-        if self.dice.per_mille(self.habits.restart) && self.hosts[to].replica().is_none() {
-            self.restart(to);
-        }
-        if self.dice.per_mille(self.habits.transfer)
-            && let Some(replica) = self.hosts[at].replica_mut()
-        {
-            replica.transfer_leader(other);
-        }
-        if self.dice.per_mille(self.habits.change) {
-            self.change_members(at, other);
-        }
-        if self.dice.per_mille(self.habits.cut) {
-            self.cut(node, other);
-        }
-        if self.dice.per_mille(self.habits.heal) {
-            self.network.heal();
-        }
-        Ok(())
-    }
-
-    /// One direction, one pair, or one node from everyone.
-    fn cut(&mut self, node: NodeId, other: NodeId) {
-        self.history.note(format_args!("cut n{node} n{other}"));
-        self.network.cut(node, other);
-        match self.dice.below(3) {
-            0 => self.network.cut(other, node),
-            1 => {
-                for peer in self.hosts.iter().map(Host::node) {
-                    self.network.cut(node, peer);
-                    self.network.cut(peer, node);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Makes a voter a learner or the reverse; a vote is never taken from more than one.
-    fn change_members(&mut self, at: usize, other: NodeId) {
-        let target = replica_of(other);
-        let transition = self.dice.pick(&[ConfTransition::Auto, ConfTransition::Implicit]);
-        let Some(replica) = self.hosts[at].replica_mut() else { return };
-        let configuration = replica.status().configuration;
-        let kind = if !configuration.is_voter(target) {
-            ConfChangeKind::AddVoter
-        } else if configuration.voters.len() > 2 && configuration.learners.is_empty() {
-            ConfChangeKind::AddLearner
-        } else {
-            return;
-        };
-        let steps = vec![ConfChangeStep { kind, replica: target }];
-        let change = ConfChange { transition, steps, members: vec![member(other)] };
-        let proposed = replica.propose_members(&change);
-        self.history.note(format_args!("n{} {kind:?} n{other}: {proposed:?}", at + 1));
-    }
-
-    fn crash(&mut self, at: usize) -> Result<(), Violation> {
-        if self.hosts[at].replica().is_none() {
-            return Ok(());
-        }
-        let written = self.dice.below(self.hosts[at].appends_waiting() as u64 + 1) as usize;
-        let written = if self.dice.per_mille(500) { 0 } else { written };
-        self.history.note(format_args!("n{} crashes, {written} written", at + 1));
-        self.history.counts.crashes += 1;
-        let (waiters, readers) = self.hosts[at].crash(written);
-        self.history.stopped(self.hosts[at].node());
-        for tag in waiters {
-            self.answer(tag, Answer::Unknown)?;
-        }
-        for tag in readers {
-            self.history.reads.ended(tag)?;
-        }
-        Ok(())
-    }
-
-    fn replace_log_writer(&mut self, at: usize) {
-        let written = self.dice.below(self.hosts[at].appends_waiting() as u64 + 1) as usize;
-        self.history.note(format_args!("n{} loses its log writer, {written} written", at + 1));
-        self.history.counts.log_writers_replaced += 1;
-        self.hosts[at].replace_log_writer(written);
-    }
-
-    fn restart(&mut self, at: usize) {
-        self.history.note(format_args!("n{} restarts", at + 1));
-        self.hosts[at].restart(JournalOptions::tiny());
-    }
-
-    fn calm(&mut self) -> Result<(), Failure> {
-        self.network.heal();
-        self.weather = FAIR;
-        self.habits = Habits {
-            tick: 1_000,
-            take: 1_000,
-            persist: 1_000,
-            apply: 1_000,
-            announce: 1_000,
-            ..self.habits
-        };
-        for at in 0..self.hosts.len() {
-            if self.hosts[at].replica().is_none() {
-                self.restart(at);
-            }
-        }
-        let mut what = String::new();
-        for tick in 0..CALM_TICKS {
-            self.history.counts.ticks += 1;
-            if tick % 50 == 0 {
-                let at = self.busiest();
-                self.propose(at)?;
-            }
-            self.advance()?;
-            match self.unfinished() {
-                Some(unfinished) => what = unfinished,
-                None if tick > CALM_TICKS / 2 => return Ok(self.finish()?),
-                None => {}
-            }
-        }
-        Err(Failure::Stuck { what, ticks: CALM_TICKS })
-    }
-
-    /// What is still to happen.
-    fn unfinished(&self) -> Option<String> {
-        let unanswered = self.history.proposals.unanswered();
-        if unanswered > 0 && self.sabotage != Some(Sabotage::AnswerOnSubmit) {
-            return Some(format!("{unanswered} proposals unanswered"));
-        }
-        if self.history.reads.unanswered() > 0 {
-            return Some(format!("{} reads unanswered", self.history.reads.unanswered()));
-        }
-        let statuses: Vec<_> =
-            self.hosts.iter().map(|host| host.replica().expect("it runs").status()).collect();
-        let leaders = statuses.iter().filter(|status| status.role == Role::Leader).count();
-        if leaders != 1 {
-            return Some(format!("{leaders} leaders"));
-        }
-        let last = statuses.iter().map(|status| status.last).max();
-        let behind = statuses.iter().find(|status| Some(status.applied) != last);
-        behind.map(|status| format!("replica {} behind {last:?}: {status:?}", status.replica))
-    }
-
-    fn finish(&mut self) -> Result<(), Violation> {
-        let log = self.history.applied.entries();
-        self.history.proposals.finish(log)?;
-        self.history.counts.overwritten = self.history.proposals.overwritten(log)?;
-        let hash = self.history.applied.hash(log.len());
-        self.history.note(format_args!("state {hash}"));
-        Ok(())
-    }
-}
-
-fn config(dice: &mut Dice) -> ReplicaConfig {
-    ReplicaConfig {
-        group: GROUP,
-        election_ticks: 10,
-        heartbeat_ticks: dice.pick(&[1, 2, 3]),
-        seed: 0,
-        tail_bytes_max: dice.pick(&[0, 300, 1 << 20]),
-        apply_in_flight_bytes_max: dice.pick(&[1, 200, 1 << 20]),
-        apply_backlog_bytes_max: dice.pick(&[300, 1 << 20]),
-        append_in_flight_bytes_max: dice.pick(&[1, 200, 1 << 20]),
-        retention: Retention {
-            keep_entries: dice.pick(&[0, 3, 1_000]),
-            keep_bytes: dice.pick(&[200, 1 << 20]),
-            step_entries: dice.pick(&[1, 4]),
-        },
-        stands_first: dice.per_mille(300),
-    }
-}
-
-fn habits(dice: &mut Dice) -> Habits {
-    let has_changes = dice.per_mille(400);
-    Habits {
-        tick: dice.pick(&[700, 950, 1_000]),
-        take: dice.pick(&[300, 1_000]),
-        persist: dice.pick(&[150, 500, 1_000]),
-        apply: dice.pick(&[100, 400, 1_000]),
-        announce: dice.pick(&[0, 100, 1_000]),
-        propose: dice.pick(&[100, 400]),
-        read: dice.pick(&[20, 200]),
-        transfer: dice.pick(&[0, 10]),
-        change: if has_changes { 40 } else { 0 },
-        crash: dice.pick(&[0, 10, 30]),
-        restart: 100,
-        replace_writer: dice.pick(&[0, 10, 50]),
-        cut: dice.pick(&[0, 10, 40]),
-        heal: dice.pick(&[20, 60]),
+    /// The highest index that was acknowledged to any client.
+    pub fn acknowledged(&mut self, index: LogIndex) {
+        self.history.acknowledged = self.history.acknowledged.max(index);
     }
 }

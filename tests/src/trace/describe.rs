@@ -61,7 +61,7 @@ fn entries(list: &[LogEntry]) -> String {
     format!("[{}]", list.iter().map(entry).collect::<Vec<_>>().join(", "))
 }
 
-pub(super) fn envelope(from: NodeId, envelope: &Envelope) -> String {
+pub(crate) fn envelope(from: NodeId, envelope: &Envelope) -> String {
     let Body::Raft(message) = &envelope.body else { panic!("replicas send steps of Raft only") };
     format!("n{from}->{} {}", replica(envelope.to), self::message(message))
 }
