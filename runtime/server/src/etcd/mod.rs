@@ -22,5 +22,6 @@ pub use keyspaces::{DEFAULT_KEYSPACE, KEYSPACE_METADATA, Keyspaces};
 pub use routes::routes;
 #[cfg(test)]
 pub(crate) use statuses::of_refusal;
+pub(crate) use statuses::was_not_done;
 #[cfg(test)]
 pub(crate) use validate::{check_delete_range, check_put, check_range, check_txn};
