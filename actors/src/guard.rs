@@ -101,9 +101,18 @@ impl Kill {
     }
 }
 
-/// Implements `Handler<Kill>` by [`Kill::obey`] for actors that die like any other.
+/// Implements `Handler<Kill>` by [`Kill::obey`] and `Handler<Stall>` by [`crate::stall::Stall::obey`],
+/// for actors that die and stand still like any other.
 macro_rules! killable {
     ($actor:ty) => {
+        impl actix::Handler<$crate::stall::Stall> for $actor {
+            type Result = ();
+
+            fn handle(&mut self, stall: $crate::stall::Stall, ctx: &mut Self::Context) {
+                stall.obey(self, ctx);
+            }
+        }
+
         impl actix::Handler<$crate::guard::Kill> for $actor {
             type Result = ();
 

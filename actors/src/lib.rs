@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod actor_target;
 pub mod applier;
 pub mod apply_bench;
 mod apply_slice;
@@ -31,6 +32,7 @@ pub mod node_parts;
 pub mod peer_link;
 pub mod proposal;
 pub mod spawner;
+pub mod stall;
 pub mod state_flusher;
 pub mod supervisor;
 pub mod tick;

@@ -51,7 +51,7 @@ const fn histogram(name: &'static str, unit: Unit, help: &'static str) -> Metric
 }
 
 /// Every family, by name.
-pub const METRICS: [Metric; 33] = [
+pub const METRICS: [Metric; 35] = [
     counter("polyraft_actor_down_total", Unit::Count, "Actors that ended, by kind."),
     counter("polyraft_actor_panics_total", Unit::Count, "Actors that ended by a panic, by kind."),
     counter("polyraft_applied_commands_total", Unit::Count, "Commands that were applied."),
@@ -76,6 +76,8 @@ pub const METRICS: [Metric; 33] = [
     ),
     counter("polyraft_batches_total", Unit::Count, "Batches cut, by reason."),
     counter("polyraft_elections_won_total", Unit::Count, "Elections won by replicas here."),
+    gauge("polyraft_faults_in_force", Unit::Count, "Injected faults that act now."),
+    counter("polyraft_faults_injected_total", Unit::Count, "Faults that were injected, by kind."),
     counter("polyraft_group_lives_total", Unit::Count, "Groups started or rebuilt."),
     counter("polyraft_groups_faulted_total", Unit::Count, "Groups taken out of service here."),
     histogram(
@@ -164,15 +166,18 @@ mod tests {
         }
     }
 
-    /// Goal: the table is the truth. Method: compare it with the sources of this crate, the only one
-    /// that records.
+    /// Goal: the table is the truth. Method: compare it with the sources of this crate, and of the
+    /// node's chaos: nothing else records.
     #[test]
     fn the_table_names_exactly_what_the_code_records() {
         let mut found = BTreeMap::new();
-        for entry in Path::new(env!("CARGO_MANIFEST_DIR")).join("src").read_dir().unwrap() {
-            let path = entry.unwrap().path();
-            if path.file_name().unwrap() != "metric_catalogue.rs" {
-                recorded(&std::fs::read_to_string(path).unwrap(), &mut found);
+        let actors = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for folder in [actors.join("src"), actors.join("../runtime/node/src")] {
+            for entry in folder.read_dir().unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_file() && path.file_name().unwrap() != "metric_catalogue.rs" {
+                    recorded(&std::fs::read_to_string(path).unwrap(), &mut found);
+                }
             }
         }
         let table: BTreeMap<_, _> = METRICS.iter().map(|m| (m.name.to_owned(), m.kind)).collect();

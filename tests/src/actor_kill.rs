@@ -1,6 +1,7 @@
 //! Kills actors of real nodes, one kind at a time, and tells when nothing is missing any more.
 
 use polyraft::GroupId;
+use polyraft_actors::actor_target::{ActorTarget, Disturbance, IsGone};
 use polyraft_actors::guard::{Kill, KillMode};
 use polyraft_actors::mailbox::ActorKind;
 use polyraft_actors::node_parts::NodeParts;
@@ -20,30 +21,13 @@ pub const KINDS: [ActorKind; 9] = [
 
 /// Kills one actor of a node, of group 1 if it is a group's; returns what tells whether it is gone, or
 /// `None` if it was not there to kill.
-pub fn kill(
-    parts: &NodeParts,
-    kind: ActorKind,
-    mode: KillMode,
-) -> Option<Box<dyn Fn() -> bool + Send>> {
-    macro_rules! end {
-        ($addr:expr) => {{
-            let addr = $addr;
-            addr.try_send(Kill { mode }).ok()?;
-            Some(Box::new(move || !addr.connected()))
-        }};
-    }
-    let group = || parts.directory.group(GroupId::new(1)).and_then(|cell| cell.addrs());
-    match kind {
-        ActorKind::Group => end!(group()?.group.clone()),
-        ActorKind::Batcher => end!(group()?.batcher.clone()),
-        ActorKind::Applier => end!(group()?.applier.clone()),
-        ActorKind::LogWriter => end!(parts.actors()?.log_writer),
-        ActorKind::StateFlusher => end!(parts.actors()?.flusher),
-        ActorKind::Tick => end!(parts.actors()?.tick),
-        ActorKind::PeerLink => end!(parts.directory.links().into_iter().next()?.1),
-        ActorKind::Supervisor => end!(parts.supervisor()?),
-        ActorKind::Watchdog => end!(parts.watchdog()?.0),
-    }
+pub fn kill(parts: &NodeParts, kind: ActorKind, mode: KillMode) -> Option<IsGone> {
+    let target = match kind {
+        ActorKind::PeerLink => ActorTarget::LinkTo(*parts.peers.first()?),
+        kind if kind.is_of_group() => ActorTarget::OfGroup(kind, GroupId::new(1)),
+        kind => ActorTarget::OfNode(kind),
+    };
+    target.disturb(parts, Disturbance::Kill(Kill { mode })).ok()
 }
 
 /// Whether every actor of a node runs.

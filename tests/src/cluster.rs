@@ -75,6 +75,7 @@ pub struct Shape {
     limits: LimitsConfig,
     storage: StorageConfig,
     has_proxies: bool,
+    has_chaos: bool,
     settings: fn(&mut NodeSettings),
 }
 
@@ -94,6 +95,7 @@ impl Shape {
             limits,
             storage: StorageConfig::default(),
             has_proxies: false,
+            has_chaos: false,
             settings: |_| {},
         }
     }
@@ -126,6 +128,12 @@ impl Shape {
     #[must_use]
     pub fn with_proxies(self) -> Self {
         Self { has_proxies: true, ..self }
+    }
+
+    /// Lets faults be injected into every node.
+    #[must_use]
+    pub fn with_chaos(self) -> Self {
+        Self { has_chaos: true, ..self }
     }
 }
 
@@ -242,7 +250,7 @@ impl Cluster {
         for group in 1..=self.shape.groups {
             cluster = cluster.group(GroupSpec::new(GroupId::new(group), format!("g{group}")));
         }
-        NodeConfig::builder()
+        let config = NodeConfig::builder()
             .cluster(cluster)
             .node_id(NodeId::new(node))
             .data_dir(self.data_dir(node))
@@ -252,7 +260,8 @@ impl Cluster {
             .limits(self.shape.limits)
             .storage(self.shape.storage)
             .build()
-            .expect("shapes are valid")
+            .expect("shapes are valid");
+        if self.shape.has_chaos { config.with_chaos() } else { config }
     }
 
     /// What makes a node's log slow or broken.

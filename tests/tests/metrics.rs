@@ -1,15 +1,16 @@
 //! Goal: every series family that a node exports moves for its cause, is described, and is named as
 //! one convention says (OB-1).
 //! Method: three real nodes and the admin interface; `/metrics` is scraped before, between and after
-//! faults that each have a family or more to move: elections, killed actors, cut links, floods,
-//! frames and messages that no correct peer sends, a machine that fails, a full log. A family that
-//! never moved fails by name, as does one that the catalogue lacks.
+//! faults that each have a family or more to move: elections, killed actors, injected faults, cut
+//! links, floods, frames and messages that no correct peer sends, a machine that fails, a full log. A
+//! family that never moved fails by name, as does one that the catalogue lacks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use metrics_exporter_prometheus::PrometheusHandle;
+use polyraft::chaos::Fault;
 use polyraft::{
     GroupHandle, GroupId, GroupSpec, LimitsConfig, NodeId, ProposeError, Response, StorageConfig,
 };
@@ -101,7 +102,7 @@ impl Scraper {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         self.address = listener.local_addr().expect("it is bound").to_string();
         let (node, metrics) = (cluster.node(1).clone(), self.metrics.clone());
-        let admin = Admin { node, metrics, groups_expected: 0 };
+        let admin = Admin { node, metrics, groups_expected: 0, chaos_token: None };
         tokio::spawn(admin.serve(listener, std::future::pending()));
     }
 
@@ -154,6 +155,16 @@ async fn kill_actors(cluster: &Cluster) {
     let addrs = cell.addrs().expect("it runs");
     addrs.applier.try_send(kill).expect("an empty mailbox");
     wait_until(DEADLINE, "the applier's end", || !addrs.applier.connected()).await;
+}
+
+/// A fault that disturbs little, until it is seen.
+async fn inject_a_fault(cluster: &Cluster, scraper: &mut Scraper) {
+    let chaos = cluster.node(1).chaos().expect("the shape has it");
+    let fault = Fault::from_json(br#"{"kind":"clock","step":"+1s"}"#).expect("a good fault");
+    let id = chaos.inject(fault).expect("it keeps every rule");
+    let of_chaos = ["polyraft_faults_injected_total", "polyraft_faults_in_force"];
+    scraper.expect("an injected fault", &of_chaos).await;
+    assert!(chaos.end(id).expect("it was injected"), "it was in force");
 }
 
 /// A frame that no peer sends, and a message from a replica that lives elsewhere.
@@ -245,6 +256,7 @@ async fn disturb(cluster: &mut Cluster, scraper: &mut Scraper) {
     cluster.node(1).create_group(lone).await.expect("a new name");
     let lacking = ["polyraft_link_unknown_group_total", "polyraft_awake_groups"];
     scraper.expect("a group its peers lack", &lacking).await;
+    inject_a_fault(cluster, scraper).await;
     flood(cluster).await;
     scraper.expect("a flood", &["polyraft_mailbox_dropped_total"]).await;
     cut_the_leader_off(cluster).await;
@@ -298,7 +310,7 @@ fn check_exported(scrape: &Scrape) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_metric_moves_for_its_cause() {
     let mut scraper = Scraper::install();
-    let mut cluster = Cluster::start(Shape::new(3, 2).with_proxies()).await;
+    let mut cluster = Cluster::start(Shape::new(3, 2).with_proxies().with_chaos()).await;
     scraper.serve(&cluster).await;
     scraper.look().await;
     disturb(&mut cluster, &mut scraper).await;

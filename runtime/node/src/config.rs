@@ -37,6 +37,7 @@ pub struct NodeConfig {
     storage: StorageConfig,
     threads: ThreadsConfig,
     server: Value,
+    has_chaos: bool,
 }
 
 /// Where a node's identity lies, as PEM files. They are read at the start, and again by
@@ -130,6 +131,20 @@ impl NodeConfig {
     /// Threads.
     pub fn threads(&self) -> &ThreadsConfig {
         &self.threads
+    }
+
+    /// The same, for a node into which faults can be injected ([`crate::chaos`]): its clock, stores
+    /// and transport are wrapped, which costs a little even without a fault. Said in code alone: no
+    /// file and no variable of the environment enables it.
+    #[must_use]
+    pub fn with_chaos(mut self) -> Self {
+        self.has_chaos = true;
+        self
+    }
+
+    /// Whether faults can be injected; by default not.
+    pub fn has_chaos(&self) -> bool {
+        self.has_chaos
     }
 }
 
@@ -294,6 +309,7 @@ impl NodeConfigBuilder {
             storage: self.storage,
             threads: self.threads,
             server: self.server.unwrap_or_else(|| Value::from(Dict::new())),
+            has_chaos: false,
         }
     }
 }

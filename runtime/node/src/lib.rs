@@ -52,6 +52,7 @@
 #![forbid(unsafe_code)]
 
 pub mod certificates;
+pub mod chaos;
 mod config;
 mod config_batching;
 mod config_cluster;

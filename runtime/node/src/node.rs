@@ -28,6 +28,7 @@ use polyraft_storage::lmdb::LmdbTable;
 use polyraft_transport::{Identity, QuicTransport};
 use tokio::sync::oneshot;
 
+use crate::chaos::Chaos;
 use crate::config::{NodeConfig, TlsPaths};
 use crate::config_cluster::GroupSpec;
 use crate::group_handle::GroupHandle;
@@ -58,6 +59,7 @@ struct Inner {
     parts: Arc<NodeParts>,
     transport: Arc<QuicTransport>,
     tables: [LmdbTable; 2],
+    chaos: Option<Chaos>,
     creating: Mutex<()>,
     running: Mutex<Option<Running>>,
 }
@@ -101,7 +103,7 @@ impl Node {
     ) -> Result<Self, StartError> {
         let identity = load_identity(config.tls())?;
         let started = node_start::start(&config, identity, Box::new(machine), seams).await?;
-        let Started { parts, transport, tables, running } = started;
+        let Started { parts, transport, tables, chaos, running } = started;
         transport.set_peers(&peers(&config));
         let node = Self {
             inner: Arc::new(Inner {
@@ -109,6 +111,7 @@ impl Node {
                 parts,
                 transport,
                 tables,
+                chaos,
                 creating: Mutex::new(()),
                 running: Mutex::new(Some(running)),
             }),
@@ -184,7 +187,7 @@ impl Node {
         NodeStatus {
             node: parts.node,
             cluster: self.cluster().to_owned(),
-            peers: transport.link_status(),
+            peers: parts.transport.link_status(),
             groups: parts.directory.groups().iter().map(|(_, cell)| cell.status()).collect(),
             log_writer: LogWriterStatus {
                 commits: progress.commits(),
@@ -206,6 +209,11 @@ impl Node {
     pub fn reload_certificates(&self) -> Result<(), StartError> {
         let identity = load_identity(self.inner.config.tls())?;
         Ok(self.inner.transport.reload(identity)?)
+    }
+
+    /// Injects faults into this node, if it was started for that ([`NodeConfig::with_chaos`]).
+    pub fn chaos(&self) -> Option<&Chaos> {
+        self.inner.chaos.as_ref()
     }
 
     /// The parts that the node is made of, for fault injection in tests.
@@ -291,7 +299,7 @@ impl Node {
         while tokio::time::Instant::now() < until {
             let mut led = self.groups();
             led.retain(|group| group.status().role == Role::Leader);
-            let links = self.inner.transport.link_status().into_iter();
+            let links = self.inner.parts.transport.link_status().into_iter();
             let heirs: Vec<NodeId> = links.filter(|l| l.connected).map(|l| l.peer).collect();
             let mut waits = false;
             for (at, group) in led.iter().enumerate() {

@@ -24,7 +24,7 @@ use polyraft_core::compaction::Retention;
 use polyraft_core::ids::{GroupId, NodeId};
 use polyraft_core::limits::APPEND_INFLIGHT_BYTES_MAX;
 use polyraft_core::outbox::OutboxLimits;
-use polyraft_core::ports::Transport;
+use polyraft_core::ports::{Transport, TransportEvents};
 use polyraft_core::state_machine::StateMachine;
 use polyraft_storage::identity::DataIdentity;
 use polyraft_storage::journal::{Journal, JournalOptions};
@@ -32,8 +32,10 @@ use polyraft_storage::lmdb::{LmdbOptions, LmdbTable};
 use polyraft_storage::peer_register::FilePeerRegister;
 use polyraft_storage::{LogTable, Storage, StorageOptions};
 use polyraft_transport::{ClusterName, Identity, Mtu, QuicConfig, QuicTransport};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::chaos::{Chaos, ChaosPorts};
 use crate::config::NodeConfig;
 use crate::config_cluster::GroupSpec;
 use crate::node::Running;
@@ -61,6 +63,7 @@ pub(crate) struct Started {
     pub(crate) parts: Arc<NodeParts>,
     pub(crate) transport: Arc<QuicTransport>,
     pub(crate) tables: [LmdbTable; 2],
+    pub(crate) chaos: Option<Chaos>,
     pub(crate) running: Running,
 }
 
@@ -72,8 +75,16 @@ struct Opened {
     seams: Seams,
 }
 
-/// What the node's own thread reports: the parts and the transport, or why there are none.
-type Report = Result<(Arc<NodeParts>, Arc<QuicTransport>), StartError>;
+/// What the node's own thread reports: what it has assembled, or why there is nothing.
+type Report = Result<Assembled, StartError>;
+
+/// A node's parts, before its first actor.
+#[derive(Clone)]
+struct Assembled {
+    parts: Arc<NodeParts>,
+    transport: Arc<QuicTransport>,
+    chaos: Option<Chaos>,
+}
 
 pub(crate) async fn start(
     config: &NodeConfig,
@@ -101,8 +112,8 @@ pub(crate) async fn start(
         .spawn(move || run(&config, Opened { storage, quic, machine, seams }, ready, stopped))
         .map_err(StartError::Thread)?;
     match started.await.unwrap_or(Err(StartError::Ended)) {
-        Ok((parts, transport)) => {
-            Ok(Started { parts, transport, tables, running: Running { stop, thread } })
+        Ok(Assembled { parts, transport, chaos }) => {
+            Ok(Started { parts, transport, tables, chaos, running: Running { stop, thread } })
         }
         Err(error) => {
             // Its thread holds the data directory until it ends.
@@ -126,18 +137,23 @@ fn run(
     stopped: oneshot::Receiver<()>,
 ) {
     actix::System::new().block_on(async move {
-        let (parts, transport) = match assemble(config, opened) {
+        let assembled = match assemble(config, opened) {
             Ok(assembled) => assembled,
             // An Err here and below means that nobody waits for the start.
             Err(error) => return drop(ready.send(Err(error))),
         };
+        let Assembled { parts, transport, chaos } = assembled.clone();
         start_supervisor(&parts);
         // The supervisor opens the journal and enters the stored groups into the directory.
         while parts.actors().is_none() && parts.storage_failure().is_none() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        if ready.send(Ok((parts.clone(), transport.clone()))).is_ok() {
+        if ready.send(Ok(assembled)).is_ok() {
             let _ = stopped.await;
+        }
+        // A commit that stands still would keep its thread from ending.
+        if let Some(chaos) = &chaos {
+            chaos.end_all();
         }
         parts.stop_supervision();
         transport.shutdown();
@@ -149,22 +165,23 @@ fn run(
 }
 
 /// Starts the threads, and the transport on one of them. Needs the current actix `System`.
-fn assemble(
-    config: &NodeConfig,
-    opened: Opened,
-) -> Result<(Arc<NodeParts>, Arc<QuicTransport>), StartError> {
+fn assemble(config: &NodeConfig, opened: Opened) -> Report {
     let Opened { storage, quic, machine, seams } = opened;
     let threads = config.threads();
     let spawner = ArbiterSpawner::new(threads.shards()).map_err(StartError::Thread)?;
+    let runtime = spawner.transport_runtime().clone();
     let directory = Arc::new(Directory::default());
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let own_clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let ports = config.has_chaos().then(|| ChaosPorts::new(own_clock.clone(), runtime.clone()));
+    let clock = ports.as_ref().map_or(own_clock, ChaosPorts::clock);
     let events = Arc::new(LinkEvents::new(config.node_id(), directory.clone(), clock.clone()));
-    let transport = QuicTransport::start(quic, events, spawner.transport_runtime().clone());
+    let transport = start_transport(quic, events.clone(), ports.as_ref(), runtime);
     let transport = Arc::new(transport.inspect_err(|_| spawner.stop())?);
     let apply_threads = threads.apply_workers().max(APPLY_THREADS_MIN);
     let mut settings = settings(config);
     (seams.settings)(&mut settings);
-    let parts = NodeParts {
+    let wrap_log = wrap_log(seams.log, ports.clone());
+    let parts = Arc::new(NodeParts {
         node: config.node_id(),
         peers: peers(config),
         settings,
@@ -173,15 +190,44 @@ fn assemble(
         clock,
         entropy: Arc::new(SeededEntropy::new(rand::random())),
         directory,
-        transport: transport.clone(),
-        state: storage.state.clone(),
-        open_log: open_log(storage.journal, storage_options(config).journal, seams.log),
+        transport: match &ports {
+            Some(ports) => ports.transport(transport.clone(), events),
+            None => transport.clone(),
+        },
+        state: match &ports {
+            Some(ports) => ports.state(storage.state.clone()),
+            None => storage.state.clone(),
+        },
+        open_log: open_log(storage.journal, storage_options(config).journal, wrap_log),
         machine: Box::new(move |group: GroupId, name: &str| machine(&GroupSpec::new(group, name))),
         on_storage_failed: Box::new(|reason| tracing::error!(reason, "storage failed")),
         log_progress: Arc::default(),
         slots: Slots::default(),
+    });
+    let chaos = ports.map(|ports| Chaos::new(parts.clone(), ports));
+    Ok(Assembled { parts, transport, chaos })
+}
+
+/// Starts QUIC, with the faults between it and `events` if there may be any.
+fn start_transport(
+    quic: QuicConfig,
+    events: Arc<LinkEvents>,
+    ports: Option<&ChaosPorts>,
+    runtime: Handle,
+) -> Result<QuicTransport, polyraft_transport::StartError> {
+    let events: Arc<dyn TransportEvents> = match ports {
+        Some(ports) => ports.events(events),
+        None => events,
     };
-    Ok((Arc::new(parts), transport))
+    QuicTransport::start(quic, events, runtime)
+}
+
+/// The faults outside of what a test puts around the journal.
+fn wrap_log(inner: Arc<WrapLog>, ports: Option<ChaosPorts>) -> Arc<WrapLog> {
+    match ports {
+        Some(ports) => Arc::new(move |journal| ports.log(inner(journal))),
+        None => inner,
+    }
 }
 
 fn peers(config: &NodeConfig) -> Vec<NodeId> {

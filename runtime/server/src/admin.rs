@@ -6,9 +6,10 @@
 //! | `/readyz` | 200 if the stores work and every local group is healthy and has a leader, else 503 and why |
 //! | `/metrics` | Prometheus text |
 //! | `/status` | the node, its links and its groups as JSON |
+//! | `/chaos/…` | fault injection, if it is enabled: see [`crate::chaos_routes`] |
 //!
-//! Promise: nothing here waits for a group, a disk or a peer (RT-7, OB-2). It is unauthenticated:
-//! bind it to an address that only operators reach.
+//! Promise: nothing here waits for a group, a disk or a peer (RT-7, OB-2). It is unauthenticated, but
+//! for `/chaos`: bind it to an address that only operators reach.
 
 use std::future::Future;
 
@@ -20,6 +21,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use polyraft::Node;
 use tokio::net::TcpListener;
 
+use crate::chaos_routes::{self, ChaosToken};
 use crate::report::{NodeReport, readiness};
 
 /// What the routes answer from.
@@ -31,6 +33,8 @@ pub struct Admin {
     pub metrics: PrometheusHandle,
     /// Groups the node is configured to have; fewer is not ready.
     pub groups_expected: usize,
+    /// What lets its bearer inject faults, if the node was started for that.
+    pub chaos_token: Option<ChaosToken>,
 }
 
 impl Admin {
@@ -47,12 +51,15 @@ impl Admin {
     }
 
     fn routes(self) -> Router {
+        let chaos = self.node.chaos().cloned().zip(self.chaos_token.clone());
+        let chaos = chaos.map(|(chaos, token)| chaos_routes::routes(chaos, token));
         Router::new()
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .route("/status", get(status))
             .with_state(self)
+            .merge(chaos.unwrap_or_default())
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tonic::transport::server::TcpIncoming;
 
 use crate::admin::Admin;
+use crate::chaos_routes::ChaosToken;
 use crate::etcd::{self, Keyspaces};
 use crate::mvcc::Keyspace;
 
@@ -102,7 +103,7 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Starts a node and serves it.
+    /// Starts a node and serves it. With a token, its bearer can inject faults into the node.
     ///
     /// # Errors
     /// An address is taken, or the runtime does not start. Nothing is left running.
@@ -110,6 +111,7 @@ impl Instance {
         config: NodeConfig,
         server: ServerConfig,
         metrics: PrometheusHandle,
+        chaos_token: Option<ChaosToken>,
     ) -> Result<Self, InstanceError> {
         let client_urls = client_urls(&server)?;
         let client = listen("etcd API", server.client_listen).await?;
@@ -119,6 +121,7 @@ impl Instance {
             .iter()
             .filter(|group| group.nodes().is_empty() || group.nodes().contains(&node_id))
             .count();
+        let config = if chaos_token.is_some() { config.with_chaos() } else { config };
         let node = Node::start(config, |_| Box::new(Keyspace::default())).await?;
         let (stopping, _) = watch::channel(false);
         let mut instance = Self {
@@ -130,7 +133,7 @@ impl Instance {
             services: JoinSet::new(),
         };
         instance.serve_clients(client.0, Keyspaces::new(node.clone(), client_urls));
-        instance.serve_admin(admin.0, Admin { node, metrics, groups_expected });
+        instance.serve_admin(admin.0, Admin { node, metrics, groups_expected, chaos_token });
         Ok(instance)
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! commands (dev, node, …) → Instance ─┬ Node        the runtime, as any embedder has it
 //!                                     ├ etcd        gRPC, a keyspace per group ─→ mvcc
-//!                                     └ admin       HTTP: health, metrics, status
+//!                                     └ admin       HTTP: health, metrics, status, chaos
 //!                                  chaos          a cluster under load and faults, judged
 //! ```
 //!
@@ -12,6 +12,7 @@
 pub mod admin;
 pub mod admin_client;
 pub mod chaos;
+pub mod chaos_routes;
 pub mod commands;
 pub mod etcd;
 pub mod instance;

@@ -15,8 +15,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use polyraft::{ClusterConfig, GroupId, GroupSpec, NodeConfig, NodeId, Profile, TlsPaths};
 
 use super::CommandError;
+use super::chaos_args::ChaosArgs;
 use super::dev_data::{DEV_CLUSTER, DevData, DevShape};
 use super::signals::StopSignals;
+use crate::chaos_routes::ChaosToken;
 use crate::etcd::DEFAULT_KEYSPACE;
 use crate::instance::{Instance, InstanceError, ServerConfig, install_metrics};
 use crate::report::{GroupReport, NodeReport};
@@ -41,6 +43,8 @@ pub struct DevArgs {
     /// The first node's etcd port.
     #[arg(long, default_value_t = 2379, value_parser = clap::value_parser!(u16).range(1..))]
     client_port: u16,
+    #[command(flatten)]
+    chaos: ChaosArgs,
 }
 
 /// The addresses of one node.
@@ -57,7 +61,8 @@ pub(super) async fn run(args: DevArgs) -> Result<(), CommandError> {
     let ports = ports(args.nodes, args.client_port)?;
     let shape = DevShape { nodes: args.nodes, keyspaces: args.keyspaces };
     let data = DevData::open(&args.data_dir, shape)?;
-    let instances = start_all(&ports, &data, args.keyspaces).await?;
+    let token = args.chaos.token()?;
+    let instances = start_all(&ports, &data, args.keyspaces, token).await?;
     let formed = tokio::select! {
         () = formation(&instances) => true,
         () = signals.next() => false,
@@ -97,6 +102,7 @@ async fn start_all(
     ports: &[Ports],
     data: &DevData,
     keyspaces: u64,
+    chaos_token: Option<ChaosToken>,
 ) -> Result<Vec<Instance>, CommandError> {
     let metrics = install_metrics()?;
     let client_urls: BTreeMap<_, _> =
@@ -109,7 +115,9 @@ async fn start_all(
             client_urls: client_urls.clone(),
         };
         let started = match node_config(ports, own, data, keyspaces) {
-            Ok(config) => Instance::start(config, server, metrics.clone()).await,
+            Ok(config) => {
+                Instance::start(config, server, metrics.clone(), chaos_token.clone()).await
+            }
             Err(error) => Err(error),
         };
         match started {
@@ -255,6 +263,7 @@ mod tests {
             keyspaces: 16,
             data_dir: "./polyraft-data".into(),
             client_port: 2379,
+            chaos: ChaosArgs::default(),
         };
         let text = banner(&ports(3, 2379).unwrap(), &args);
         assert!(text.lines().count() <= 24, "{text}");

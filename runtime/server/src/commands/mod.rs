@@ -8,6 +8,7 @@ mod bench_report;
 mod bench_scenario;
 mod certs;
 mod chaos;
+mod chaos_args;
 mod dev;
 mod dev_data;
 mod node;
@@ -57,6 +58,9 @@ pub enum CommandError {
     /// Certificates could not be made or read.
     #[error(transparent)]
     Certificates(#[from] polyraft::certificates::CertificateError),
+    /// The token for fault injection cannot be used.
+    #[error(transparent)]
+    ChaosToken(#[from] crate::chaos_routes::TokenError),
     /// The development cluster's data does not fit.
     #[error(transparent)]
     DevData(#[from] dev_data::DevDataError),

@@ -6,6 +6,7 @@ use clap::Args;
 use polyraft::NodeConfig;
 
 use super::CommandError;
+use super::chaos_args::ChaosArgs;
 use super::signals::StopSignals;
 use crate::instance::{Instance, InstanceError, ServerConfig, install_metrics};
 
@@ -15,13 +16,16 @@ pub struct NodeArgs {
     /// The node's TOML file; POLYRAFT_… environment variables override it.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    #[command(flatten)]
+    chaos: ChaosArgs,
 }
 
 pub(super) async fn run(args: NodeArgs) -> Result<(), CommandError> {
     let mut signals = StopSignals::new()?;
     let config = NodeConfig::from_toml_file(&args.config).map_err(InstanceError::from)?;
     let server: ServerConfig = config.server_section().map_err(InstanceError::from)?;
-    let instance = Instance::start(config, server, install_metrics()?).await?;
+    let token = args.chaos.token()?;
+    let instance = Instance::start(config, server, install_metrics()?, token).await?;
     tracing::info!(
         node = instance.node().id().get(),
         cluster = instance.node().cluster(),
