@@ -22,7 +22,7 @@ use super::injection::{Injection, InjectionError};
 use super::nodes::{NodeAddresses, View, report};
 use super::processes::{ProcessError, Processes, process_state};
 use super::scenario::{Occurrence, Scenario};
-use super::timed_fault::{FaultKind, NodePick, ProcessAction, Shape, TimedFault};
+use super::timed_fault::{FaultKind, GROUP_ACTORS, NodePick, ProcessAction, Shape, TimedFault};
 use super::victims::Scene;
 
 /// How long a leader may be unknown when a fault asks for one.
@@ -31,8 +31,6 @@ const LEADER_PATIENCE: Duration = Duration::from_secs(10);
 const EFFECT_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Actors that each group has its own of.
-const GROUP_ACTORS: [&str; 3] = ["group", "batcher", "applier"];
 const STOPPED: char = 'T';
 
 /// Why a fault could not be done.

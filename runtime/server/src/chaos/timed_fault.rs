@@ -11,10 +11,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use polyraft::chaos::Fault;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+/// Actors that each group has its own of.
+pub const GROUP_ACTORS: [&str; 3] = ["group", "batcher", "applier"];
 /// Keys that say when and where.
 const TIMING_KEYS: [&str; 5] = ["at", "for", "every", "times", "node"];
 
@@ -120,9 +123,12 @@ pub enum FaultTableError {
         "node = {0}: expected leader, follower, all, majority, minority, an id or a list of ids"
     )]
     Node(Value),
-    /// The nodes would not understand it either.
-    #[error("not a fault that nodes inject")]
-    Injected(#[source] serde_json::Error),
+    /// It cannot be written as nodes read it.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// Nodes would refuse it.
+    #[error(transparent)]
+    Injected(#[from] polyraft::chaos::FaultError),
 }
 
 #[derive(Deserialize)]
@@ -257,19 +263,27 @@ fn word(value: &impl Serialize) -> String {
     json.as_str().unwrap_or_default().to_owned()
 }
 
-/// The fault as nodes take it, checked as far as can be without knowing the nodes.
+/// The fault as nodes take it, checked by their own rules.
 fn injected(
     kind: &str,
     table: Table,
     lasts: Option<Duration>,
 ) -> Result<FaultKind, FaultTableError> {
-    let mut fault: serde_json::Map<_, _> =
-        serde_json::from_value(serde_json::to_value(table).map_err(FaultTableError::Injected)?)
-            .map_err(FaultTableError::Injected)?;
+    let mut fault: serde_json::Map<_, _> = serde_json::from_value(serde_json::to_value(table)?)?;
     fault.insert("kind".to_owned(), kind.into());
     if let (true, Some(lasts)) = (kind == "stall_actor", lasts) {
         fault.insert("for".to_owned(), humantime::format_duration(lasts).to_string().into());
     }
+    // Groups and peers that are chosen when it begins are stood in for by the first.
+    let mut sample = fault.clone();
+    let actor = sample.get("actor").and_then(|actor| actor.as_str()).unwrap_or_default().to_owned();
+    if GROUP_ACTORS.contains(&actor.as_str()) {
+        sample.entry("group").or_insert(1.into());
+    }
+    if kind == "link" || actor == "peer_link" {
+        sample.entry("peer").or_insert(1.into());
+    }
+    Fault::from_json(serde_json::Value::from(sample).to_string().as_bytes())?.check()?;
     Ok(FaultKind::Injected(fault))
 }
 
@@ -393,6 +407,8 @@ mod tests {
             ("kind = \"process\"\naction = \"kill8\"", "unknown variant `kill8`"),
             ("kind = \"partition\"\nshape = \"ring\"\nsize = 2", "unknown field `size`"),
             ("kind = \"partition\"", "missing field `shape`"),
+            ("kind = \"disk\"\nstore = \"log\"\nslow = true", "unknown field `slow`"),
+            ("kind = \"link\"\ndirection = \"out\"\nloss_per_mille = 1001", "must be 0 to 1000"),
         ] {
             let error = parse(&format!("at = \"1s\"\n{text}")).unwrap_err();
             assert!(error.contains(expected), "{error}");
@@ -411,6 +427,7 @@ mod tests {
         assert_eq!(unfit(&wipe("\"all\""), 3), Some("one node can be wiped, once"));
         assert_eq!(unfit(&wipe("2"), 3), None);
         assert_eq!(unfit("kind = \"process\"\naction = \"pause\"", 3), Some("needs `for`"));
-        assert_eq!(unfit("kind = \"disk\"\nstall = true", 3), Some("needs `for`"));
+        let stalled = "kind = \"disk\"\nstore = \"log\"\nstall = true";
+        assert_eq!(unfit(stalled, 3), Some("needs `for`"));
     }
 }
