@@ -1,4 +1,5 @@
-//! A client of the admin interface: one GET over HTTP/1.0, the whole of what `polyraft status` needs.
+//! A client of the admin interface: one request over HTTP/1.0, the whole of what `polyraft status` and
+//! `polyraft chaos` need.
 
 use std::time::Duration;
 
@@ -33,9 +34,29 @@ pub enum AdminError {
     Status {
         /// The address asked.
         address: String,
-        /// The status line.
+        /// The status line, and what the node says.
         status: String,
     },
+}
+
+impl AdminError {
+    /// Whether the node says that the same may succeed in a moment.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if status.split(' ').nth(1) == Some("503"))
+    }
+}
+
+/// A request by somebody who may more than look.
+#[derive(Debug, Clone, Copy)]
+pub struct Authorized<'r> {
+    /// `GET`, `POST` or `DELETE`.
+    pub method: &'static str,
+    /// The path.
+    pub path: &'r str,
+    /// What proves that the sender may.
+    pub token: &'r str,
+    /// JSON, or nothing.
+    pub body: &'r str,
 }
 
 /// Gets `path` from the admin interface at `address` (`host:port`).
@@ -43,7 +64,25 @@ pub enum AdminError {
 /// # Errors
 /// It cannot be reached, does not answer within 5 s, or answers with anything but 200.
 pub async fn get(address: &str, path: &str) -> Result<Vec<u8>, AdminError> {
-    let response = tokio::time::timeout(TIMEOUT, exchange(address, path))
+    ask(address, format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")).await
+}
+
+/// Sends `request` to the admin interface at `address`; returns the answer's body.
+///
+/// # Errors
+/// As for [`get`], with any success for 200.
+pub async fn send(address: &str, request: Authorized<'_>) -> Result<Vec<u8>, AdminError> {
+    let Authorized { method, path, token, body } = request;
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    ask(address, head + body).await
+}
+
+async fn ask(address: &str, request: String) -> Result<Vec<u8>, AdminError> {
+    let response = tokio::time::timeout(TIMEOUT, exchange(address, &request))
         .await
         .map_err(|_| AdminError::TimedOut { address: address.to_owned() })?
         .map_err(|source| AdminError::Unreachable { address: address.to_owned(), source })?;
@@ -52,23 +91,29 @@ pub async fn get(address: &str, path: &str) -> Result<Vec<u8>, AdminError> {
         .map_err(|status| AdminError::Status { address: address.to_owned(), status })
 }
 
-async fn exchange(address: &str, path: &str) -> std::io::Result<Vec<u8>> {
+// HTTP/1.0: the server neither chunks nor keeps the connection.
+async fn exchange(address: &str, request: &str) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(address).await?;
-    // HTTP/1.0: the server neither chunks nor keeps the connection.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut response = Vec::new();
     stream.take(RESPONSE_BYTES_MAX).read_to_end(&mut response).await?;
     Ok(response)
 }
 
-/// The body of a successful response, or the status line of another.
+/// The body of a successful response, or the status line of another and why.
 fn body_of(response: &[u8]) -> Result<&[u8], String> {
     let head_len = response.windows(4).position(|bytes| bytes == b"\r\n\r\n");
     let head = String::from_utf8_lossy(&response[..head_len.unwrap_or(response.len())]);
     let status = head.lines().next().unwrap_or_default();
     match head_len {
-        Some(len) if status.split(' ').nth(1) == Some("200") => Ok(&response[len + 4..]),
+        Some(len) if status.split(' ').nth(1).is_some_and(|code| code.starts_with('2')) => {
+            Ok(&response[len + 4..])
+        }
+        // Why, if the node says so, is worth more than the number alone.
+        Some(len) if response.len() > len + 4 => {
+            let why = String::from_utf8_lossy(&response[len + 4..]);
+            Err(format!("{status}: {}", why.trim()))
+        }
         _ => Err(status.to_owned()),
     }
 }
@@ -80,9 +125,20 @@ mod tests {
     #[test]
     fn bodies_of_successes_are_found() {
         assert_eq!(body_of(b"HTTP/1.0 200 OK\r\na: b\r\n\r\n{}").unwrap(), b"{}");
-        assert_eq!(body_of(b"HTTP/1.1 503 No\r\n\r\nx").unwrap_err(), "HTTP/1.1 503 No");
+        assert_eq!(body_of(b"HTTP/1.0 204 Gone\r\n\r\n").unwrap(), b"");
+        assert_eq!(body_of(b"HTTP/1.1 503 No\r\n\r\nx\n").unwrap_err(), "HTTP/1.1 503 No: x");
         assert_eq!(body_of(b"HTTP/1.0 200 OK\r\n").unwrap_err(), "HTTP/1.0 200 OK");
         assert_eq!(body_of(b"").unwrap_err(), "");
+    }
+
+    #[test]
+    fn only_503_passes() {
+        let refused = |status: &str| {
+            let (address, status) = (String::new(), status.to_owned());
+            AdminError::Status { address, status }.is_passing()
+        };
+        assert!(refused("HTTP/1.0 503 Service Unavailable: try again"));
+        assert!(!refused("HTTP/1.0 400 Bad Request: 503 is no node"));
     }
 
     #[tokio::test]

@@ -42,10 +42,10 @@ async fn run() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     match cli.run().await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("polyraft: {}", chain(&error));
-            ExitCode::FAILURE
+            error.exit_code()
         }
     }
 }

@@ -7,12 +7,15 @@ pub mod bench_probe;
 mod bench_report;
 mod bench_scenario;
 mod certs;
+mod chaos;
 mod chaos_args;
 mod dev;
 mod dev_data;
 mod node;
 mod signals;
 mod status;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -39,11 +42,13 @@ pub enum Command {
     Certs(certs::CertsArgs),
     /// Measure the embedding API: how fast do three nodes take proposals on this machine?
     Bench(bench::BenchArgs),
+    /// Put a cluster under load and faults, and judge what it promised.
+    Chaos(chaos::ChaosArgs),
     /// Show a node and its groups.
     Status(status::StatusArgs),
 }
 
-/// Why a command failed; printed with its causes, exit code 1.
+/// Why a command failed; printed with its causes; [`Self::exit_code`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommandError {
@@ -82,24 +87,39 @@ pub enum CommandError {
     /// A benchmark could not be run.
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
+    /// A scenario has no verdict.
+    #[error(transparent)]
+    Chaos(#[from] chaos::ChaosCommandError),
     /// Signals cannot be received.
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
 }
 
+impl CommandError {
+    /// What the process ends with: 1, or 2 where 1 would be a verdict.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Chaos(_) => ExitCode::from(chaos::NO_VERDICT),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
 impl Cli {
-    /// Runs the command to its end.
+    /// Runs the command to its end; returns what the process is to end with.
     ///
     /// # Errors
     /// Whatever made it fail.
-    pub async fn run(self) -> Result<(), CommandError> {
+    pub async fn run(self) -> Result<ExitCode, CommandError> {
         match self.command {
-            Command::Dev(args) => dev::run(args).await,
-            Command::Node(args) => node::run(args).await,
-            Command::Certs(args) => certs::run(args),
-            Command::Bench(args) => Ok(bench::run(args).await?),
-            Command::Status(args) => status::run(args).await,
+            Command::Dev(args) => dev::run(args).await?,
+            Command::Node(args) => node::run(args).await?,
+            Command::Certs(args) => certs::run(args)?,
+            Command::Bench(args) => bench::run(args).await?,
+            Command::Chaos(args) => return chaos::run(args).await,
+            Command::Status(args) => status::run(args).await?,
         }
+        Ok(ExitCode::SUCCESS)
     }
 
     /// The log level of a command when `RUST_LOG` says nothing.

@@ -22,6 +22,7 @@ pub use keyspaces::{DEFAULT_KEYSPACE, KEYSPACE_METADATA, Keyspaces};
 pub use routes::routes;
 #[cfg(test)]
 pub(crate) use statuses::of_refusal;
+pub(crate) use statuses::was_not_done;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub use validate::{check_delete_range, check_put, check_range, check_txn, is_read_only};

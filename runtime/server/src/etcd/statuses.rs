@@ -1,7 +1,7 @@
 //! What went wrong, in etcd's codes and words: clients compare the messages literally.
 
 use polyraft::{ProposeError, ReadError};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::proto::keyspace::Refusal;
 
@@ -9,6 +9,8 @@ const TIMED_OUT: &str = "etcdserver: request timed out";
 /// Clients must read this as "it may have been done".
 const OUTCOME_UNKNOWN: &str = "etcdserver: request timed out, possibly due to connection lost";
 const TOO_MANY_REQUESTS: &str = "etcdserver: too many requests";
+const NO_LEADER: &str = "etcdserver: no leader";
+const LEADER_CHANGED: &str = "etcdserver: leader changed";
 const UNHEALTHY: &str = "etcdserver: unhealthy cluster";
 const STOPPED: &str = "etcdserver: server stopped";
 
@@ -41,11 +43,9 @@ pub(super) fn of_propose(error: &ProposeError) -> Status {
         return Status::unavailable(OUTCOME_UNKNOWN);
     }
     match error {
-        ProposeError::NotLeader { leader: None, .. } => {
-            Status::unavailable("etcdserver: no leader")
-        }
+        ProposeError::NotLeader { leader: None, .. } => Status::unavailable(NO_LEADER),
         ProposeError::NotLeader { .. } | ProposeError::Superseded { .. } => {
-            Status::unavailable("etcdserver: leader changed")
+            Status::unavailable(LEADER_CHANGED)
         }
         ProposeError::Overloaded { .. } => Status::resource_exhausted(TOO_MANY_REQUESTS),
         ProposeError::Expired { .. } => Status::unavailable(TIMED_OUT),
@@ -53,6 +53,20 @@ pub(super) fn of_propose(error: &ProposeError) -> Status {
         ProposeError::Faulted { .. } => Status::unavailable(UNHEALTHY),
         ProposeError::Stopped { .. } => Status::unavailable(STOPPED),
         other => Status::unavailable(other.to_string()),
+    }
+}
+
+/// Whether `status`, the answer to a write, promises that it was not and will not be done. What a
+/// client's own end makes up, such as a lost connection, promises nothing.
+pub(crate) fn was_not_done(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable => {
+            let promises = [NO_LEADER, LEADER_CHANGED, TIMED_OUT, UNHEALTHY, STOPPED];
+            promises.contains(&status.message())
+        }
+        Code::ResourceExhausted => status.message() == TOO_MANY_REQUESTS,
+        Code::InvalidArgument => true,
+        _ => false,
     }
 }
 
@@ -71,10 +85,8 @@ pub(super) fn of_read(error: &ReadError) -> Status {
 mod tests {
     use std::time::Duration;
 
-    use polyraft::{GroupId, NodeId, Term};
-    use tonic::Code;
-
     use super::*;
+    use polyraft::{GroupId, NodeId, Term};
 
     #[test]
     fn writes_fail_with_etcds_codes() {
@@ -118,6 +130,7 @@ mod tests {
         let deadline = Duration::from_secs(1);
         for error in [ProposeError::Unknown { group }, ProposeError::TimedOut { group, deadline }] {
             assert_eq!(of_propose(&error).message(), OUTCOME_UNKNOWN);
+            assert!(!was_not_done(&of_propose(&error)));
         }
         let known = [
             ProposeError::Superseded { group },
@@ -125,7 +138,7 @@ mod tests {
             ProposeError::Stopped { group },
         ];
         for error in known {
-            assert_ne!(of_propose(&error).message(), OUTCOME_UNKNOWN, "{error}");
+            assert!(was_not_done(&of_propose(&error)), "{error}");
         }
     }
 
