@@ -124,7 +124,8 @@ struct Cut;
 
 /// Units forwarded and unanswered, beyond which the rest waits in the queue.
 const FORWARDS_MAX: usize = 16_384;
-/// Pause after a node said that it does not lead, before units are sent to it again.
+/// Pause after a node, this one included, said that it does not lead, before units are sent to it
+/// again: a leader that hands over refuses proposals until that has succeeded or failed.
 const REFORWARD_PAUSE: Duration = Duration::from_millis(10);
 /// How often forwarded units are held against their deadlines: a link may lose them silently.
 const FORWARD_SWEEP: Duration = Duration::from_millis(100);
@@ -242,6 +243,9 @@ impl Batcher {
     }
 
     fn submit_due(&mut self, now: Moment, ctx: &mut Context<Self>) {
+        if now < self.hold_until {
+            return;
+        }
         while let Some(cut) = self.batcher.poll(now, self.ports.clock.wall_ms()) {
             metrics::counter!("polyraft_batches_total", "reason" => cut.reason.as_str())
                 .increment(1);
@@ -337,7 +341,6 @@ impl Batcher {
     fn schedule(&mut self, now: Moment, ctx: &mut Context<Self>) {
         let held = (self.hold_until > now).then_some(self.hold_until);
         let next = match self.batcher.next_wake(now) {
-            Some(at) if self.leader.leads => Some(at),
             Some(at) if self.leader.leader.is_some() => Some(at.max(held.unwrap_or(at))),
             // Without a leader only deadlines matter; they need no better resolution than this.
             Some(at) => Some(at.max(now.after(Duration::from_millis(10)))),
@@ -466,6 +469,7 @@ impl Handler<SubmitRefused> for Batcher {
             Refusal::ApplyBacklogFull => "the apply backlog",
             Refusal::UncommittedFull | Refusal::ChangePending => "the uncommitted log",
             Refusal::NotLeader => {
+                self.hold_until = self.now().after(REFORWARD_PAUSE);
                 self.requeue(batch, waiters);
                 return self.touched(ctx);
             }
