@@ -7,7 +7,7 @@ use polyraft_tests::host::Sabotage;
 use polyraft_tests::sim::{self, Counts, controls};
 
 /// Seeds in one test run.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 300;
 /// Every count of a test run must exceed this: a fault that never happens proves nothing.
 const QUIET: u64 = 20;
 

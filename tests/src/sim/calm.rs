@@ -63,7 +63,10 @@ impl World {
 
     /// Old damage may be found only now; a process whose storage failed is started again.
     fn replace_failed(&mut self) -> Result<(), Violation> {
-        let failed = |at: &usize| self.seats[*at].host.is_failed();
+        let failed = |at: &usize| {
+            let host = &self.seats[*at].host;
+            host.is_failed() && host.replica().is_some()
+        };
         let failed: Vec<_> = (0..self.seats.len()).filter(failed).collect();
         failed.into_iter().try_for_each(|at| self.restart_if_needed(at))
     }
