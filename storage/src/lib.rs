@@ -176,6 +176,12 @@ pub struct MemoryDisks {
 }
 
 impl MemoryDisks {
+    /// Disks of their own with the same content and no faults.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self { log: self.log.copy(), redo: self.redo.copy(), state: self.state.copy() }
+    }
+
     /// The tables under the journal, behind a redo log of `bytes` as on a real disk.
     ///
     /// # Errors

@@ -307,7 +307,7 @@ impl NodeRemains {
     /// A backup: what is on the disks now, on disks of its own.
     #[must_use]
     pub fn copy(&self) -> Self {
-        let disks = MemoryDisks { log: self.disks.log.copy(), state: self.disks.state.copy() };
+        let disks = self.disks.copy();
         let (log_faults, store_faults) = Default::default();
         Self { disks, log_faults, store_faults, known: self.known.clone(), ..*self }
     }

@@ -7,7 +7,9 @@
 //! ```
 //!
 //! Promise: a reader leaves exactly once; a context is unique in the cluster and never reused, so
-//! an answer can only confirm reads that were asked before it.
+//! an answer can only confirm reads that were asked before it. What is given up on is waited for twice
+//! as long the next time, and at least twice as long as the last answer took: rounds that are slow
+//! but arrive do not starve.
 //! Source: Raft thesis §6.4; DESIGN §3, rule 12.
 
 use std::collections::VecDeque;
@@ -20,6 +22,7 @@ pub struct ReadQueue<R> {
     replica: ReplicaId,
     life: u64,
     next_context: u64,
+    retry_ticks_min: u64,
     retry_ticks: u64,
     expire_ticks: u64,
     waiting: Vec<(u64, R)>,
@@ -43,6 +46,7 @@ impl<R> ReadQueue<R> {
             replica,
             life,
             next_context: 0,
+            retry_ticks_min: retry_ticks,
             retry_ticks,
             expire_ticks,
             waiting: Vec::new(),
@@ -73,10 +77,12 @@ impl<R> ReadQueue<R> {
 
     /// A context was confirmed at `index`: its readers, and those of earlier rounds whose answer
     /// was lost, since they asked before it.
-    pub fn confirmed(&mut self, context: &[u8], index: LogIndex) -> Vec<(R, LogIndex)> {
+    pub fn confirmed(&mut self, tick: u64, context: &[u8], index: LogIndex) -> Vec<(R, LogIndex)> {
         let Some(at) = self.in_flight.iter().position(|r| self.encode(r.context) == context) else {
             return Vec::new();
         };
+        let took = tick - self.in_flight[at].sent_tick;
+        self.retry_ticks = self.retry_ticks_min.max(2 * took);
         let rounds = self.in_flight.drain(..=at);
         rounds.flat_map(|r| r.readers).map(|(_, reader)| (reader, index)).collect()
     }
@@ -85,6 +91,10 @@ impl<R> ReadQueue<R> {
     pub fn on_tick(&mut self, tick: u64) -> Vec<R> {
         let is_lost = |round: &&Round<R>| tick >= round.sent_tick + self.retry_ticks;
         let lost = self.in_flight.iter().take_while(is_lost).count();
+        if lost > 0 {
+            // Beyond that nobody waits.
+            self.retry_ticks = (2 * self.retry_ticks).min(self.expire_ticks);
+        }
         let readers = self.in_flight.drain(..lost).flat_map(|round| round.readers);
         self.waiting.splice(0..0, readers);
         let expire_ticks = self.expire_ticks;
@@ -130,7 +140,7 @@ mod tests {
         queue.push(0, "b");
         let context = queue.start_round(0).expect("readers wait");
         assert_eq!(queue.start_round(0), None);
-        assert_eq!(queue.confirmed(&context, AT), [("a", AT), ("b", AT)]);
+        assert_eq!(queue.confirmed(3, &context, AT), [("a", AT), ("b", AT)]);
         assert!(queue.is_empty());
     }
 
@@ -141,11 +151,11 @@ mod tests {
         let first = queue.start_round(0).expect("readers wait");
         queue.push(0, "b");
         let second = queue.start_round(0).expect("readers wait");
-        assert_eq!(queue.confirmed(&first, AT), [("a", AT)]);
+        assert_eq!(queue.confirmed(3, &first, AT), [("a", AT)]);
         queue.push(0, "c");
         let third = queue.start_round(0).expect("readers wait");
-        assert_eq!(queue.confirmed(&third, AT), [("b", AT), ("c", AT)]);
-        assert_eq!(queue.confirmed(&second, AT), []);
+        assert_eq!(queue.confirmed(3, &third, AT), [("b", AT), ("c", AT)]);
+        assert_eq!(queue.confirmed(3, &second, AT), []);
     }
 
     #[test]
@@ -168,8 +178,29 @@ mod tests {
         assert_eq!(queue.on_tick(3), Vec::<&str>::new());
         let retried = queue.start_round(3).expect("readers wait");
         assert_ne!(lost, retried);
-        assert_eq!(queue.confirmed(&lost, AT), []);
-        assert_eq!(queue.confirmed(&retried, AT), [("a", AT), ("b", AT)]);
+        assert_eq!(queue.confirmed(3, &lost, AT), []);
+        assert_eq!(queue.confirmed(3, &retried, AT), [("a", AT), ("b", AT)]);
+    }
+
+    /// Rounds that take so many ticks, one after the other: which of the first four are answered.
+    fn answered(takes: u64) -> [bool; 4] {
+        let (mut queue, mut tick) = (ReadQueue::new(ReplicaId::new(101), 9, 3, 1_000), 0);
+        [(); 4].map(|()| {
+            queue.push(tick, "a");
+            let context = queue.start_round(tick).expect("readers wait");
+            for _ in 0..takes {
+                tick += 1;
+                assert!(queue.on_tick(tick).is_empty(), "nobody has waited for long");
+            }
+            !queue.confirmed(tick, &context, AT).is_empty()
+        })
+    }
+
+    #[test]
+    fn rounds_that_take_longer_than_the_retry_do_not_starve() {
+        assert_eq!(answered(2), [true; 4]);
+        assert_eq!(answered(4), [false, true, true, true]);
+        assert_eq!(answered(10), [false, false, true, true]);
     }
 
     #[test]
@@ -214,8 +245,8 @@ mod tests {
         let mut other = ReadQueue::new(ReplicaId::new(1), 78_787, 3, 10);
         other.push(0, "b");
         let foreign = other.start_round(0).expect("a reader waits");
-        assert_eq!(queue.confirmed(&foreign, AT), []);
-        assert_eq!(queue.confirmed(&own, AT), [("a", AT)]);
+        assert_eq!(queue.confirmed(3, &foreign, AT), []);
+        assert_eq!(queue.confirmed(3, &own, AT), [("a", AT)]);
     }
 
     #[test]
@@ -223,7 +254,7 @@ mod tests {
         let mut queue = queue();
         queue.push(0, "a");
         assert!(queue.start_round(0).is_some());
-        assert_eq!(queue.confirmed(b"", AT), []);
+        assert_eq!(queue.confirmed(3, b"", AT), []);
         assert_eq!(queue.len(), 1);
     }
 
@@ -232,8 +263,8 @@ mod tests {
         let mut queue = queue();
         queue.push(0, "a");
         let context = queue.start_round(0).expect("a reader waits");
-        assert_eq!(queue.confirmed(&context, AT), [("a", AT)]);
-        assert_eq!(queue.confirmed(&context, AT), []);
+        assert_eq!(queue.confirmed(3, &context, AT), [("a", AT)]);
+        assert_eq!(queue.confirmed(3, &context, AT), []);
     }
 
     #[test]
@@ -242,7 +273,7 @@ mod tests {
         queue.push(0, "a");
         let context = queue.start_round(0).expect("a reader waits");
         assert_eq!(queue.on_tick(2), Vec::<&str>::new());
-        assert_eq!(queue.confirmed(&context, AT), [("a", AT)]);
+        assert_eq!(queue.confirmed(3, &context, AT), [("a", AT)]);
     }
 
     #[test]
@@ -292,7 +323,7 @@ mod tests {
         assert!(!queue.is_empty());
         let context = queue.start_round(0).expect("a reader waits");
         assert!(!queue.is_empty());
-        queue.confirmed(&context, AT);
+        queue.confirmed(3, &context, AT);
         assert!(queue.is_empty());
     }
 }
