@@ -81,7 +81,8 @@ async fn provoke(cluster: &MemoryCluster, leader: u64, step: Step) {
     let node = cluster.node(leader);
     let die = |kind| drop(kill(&node.parts, kind, KillMode::Panic).expect("it was alive"));
     match step {
-        Step::OpenLog => die(ActorKind::LogWriter),
+        // One that dies within a commit takes the open journal along.
+        Step::OpenLog => node.remains.store_faults.arm(Step::Commit, StoreFault::Panic),
         Step::Restore | Step::OpenState => die(ActorKind::Group),
         Step::Read => fall_behind(cluster, leader).await,
         Step::Commit | Step::Collect | Step::Flush => {}

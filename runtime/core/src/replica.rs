@@ -589,7 +589,7 @@ impl<W, R> Replica<W, R> {
         self.held.push_back(Held { needs: self.appended, ready: number, messages });
         for read in ready.take_read_states() {
             let index = LogIndex::new(read.index);
-            self.output.reads.extend(self.reads.confirmed(self.tick, &read.request_ctx, index));
+            self.output.reads.extend(self.reads.confirmed(&read.request_ctx, index));
         }
         self.applying.push(ready.take_committed_entries());
         self.raft.advance_append_async(ready);
