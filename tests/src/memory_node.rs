@@ -354,6 +354,8 @@ pub struct MemoryCluster {
     pub nodes: Vec<MemoryNode>,
     options: MemoryOptions,
     ids: Vec<NodeId>,
+    /// Lives of nodes so far.
+    lives: u64,
 }
 
 impl MemoryCluster {
@@ -361,10 +363,10 @@ impl MemoryCluster {
     pub fn start(nodes: u64, options: MemoryOptions) -> Self {
         let network = MemoryNetwork::new();
         let ids: Vec<NodeId> = (1..=nodes).map(NodeId::new).collect();
-        let start =
-            |id: &NodeId| MemoryNode::start(*id, &ids, &network, &options, NodeRemains::default());
-        let running = ids.iter().map(start).collect();
-        let mut cluster = Self { network, nodes: running, options, ids };
+        let mut cluster = Self { network, nodes: Vec::new(), options, ids, lives: 0 };
+        for id in cluster.ids.clone() {
+            cluster.start_node(id, NodeRemains::default());
+        }
         (1..=nodes).for_each(|id| cluster.meet(NodeId::new(id)));
         cluster
     }
@@ -455,6 +457,14 @@ impl MemoryCluster {
         }
     }
 
+    /// Whether every other node runs and has met `node` in its present life. Who has not cannot tell an
+    /// older copy of its data from them.
+    pub fn has_met_all(&self, node: &MemoryNode) -> bool {
+        let others = || self.nodes.iter().filter(|other| other.id != node.id);
+        let met = |other: &MemoryNode| other.remains.known.get(&node.id) == Some(&node.mark);
+        self.nodes.len() == self.ids.len() && others().all(met)
+    }
+
     /// Stops one node; returns what [`MemoryCluster::restart`] needs.
     pub async fn stop_node(&mut self, id: u64) -> NodeRemains {
         let at = self.nodes.iter().position(|n| n.id.get() == id).expect("the node runs");
@@ -471,10 +481,17 @@ impl MemoryCluster {
     /// Starts a node on what it left, or on what was put there instead.
     pub fn restart(&mut self, id: u64, remains: NodeRemains) {
         let id = NodeId::new(id);
-        let node = MemoryNode::start(id, &self.ids, &self.network, &self.options, remains);
+        self.start_node(id, remains);
+        self.meet(id);
+    }
+
+    fn start_node(&mut self, id: NodeId, remains: NodeRemains) {
+        self.lives += 1;
+        // Every life of every node draws numbers of its own.
+        let entropy = SeededEntropy::new(self.options.seed ^ (self.lives << 32));
+        let node = MemoryNode::start(id, &self.ids, &self.network, &self.options, remains, entropy);
         self.nodes.push(node);
         self.nodes.sort_by_key(|node| node.id);
-        self.meet(id);
     }
 
     /// Stops every node.
@@ -492,6 +509,7 @@ impl MemoryNode {
         network: &MemoryNetwork,
         options: &MemoryOptions,
         mut remains: NodeRemains,
+        entropy: SeededEntropy,
     ) -> Self {
         remains.starts += 1;
         remains.data = if remains.data == 0 { id.get() } else { remains.data };
@@ -504,8 +522,6 @@ impl MemoryNode {
             let status = initial_status(group, &identity, Configuration::default());
             directory.insert_group(group, status);
         }
-        // Every life of every node draws numbers of its own.
-        let entropy = SeededEntropy::new(options.seed ^ (id.get() << 32) ^ (remains.starts << 48));
         let clock = VirtualClock::start(1_700_000_000_000);
         let shared_clock: Arc<dyn Clock> = match options.threads {
             Threads::One => Arc::new(clock.clone()),

@@ -430,7 +430,8 @@ impl Adversary {
     /// A node comes back with other data, and is refused until it has its own again.
     async fn exchange(&mut self, id: u64, fault: Fault) -> bool {
         let is_foreign = |(_, remedy): &(Instant, Remedy)| matches!(remedy, Remedy::Replace(..));
-        if self.plan.nodes == 1 || self.remedies.iter().any(is_foreign) {
+        let is_known = self.cluster.has_met_all(self.cluster.node(id));
+        if self.plan.nodes == 1 || !is_known || self.remedies.iter().any(is_foreign) {
             return false;
         }
         let other = match fault {

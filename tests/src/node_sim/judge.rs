@@ -63,6 +63,8 @@ struct Case {
     votes: OneVote,
     entries: BTreeMap<(LogIndex, Term), u64>,
     order: IndexOrder,
+    /// Replicas whose actors have begun another life, which may show less than the one before.
+    renewed: BTreeSet<NodeId>,
     seen: BTreeMap<NodeId, GroupStatus>,
     operations: Vec<Operation>,
     unanswered: BTreeSet<u64>,
@@ -176,12 +178,22 @@ impl Judge {
             return;
         }
         let mut found = case.order.check(node, &status).err();
+        if found.is_some() && case.renewed.remove(&node) {
+            case.order.stopped(node);
+            found = case.order.check(node, &status).err();
+        }
         if status.role == Role::Leader {
             found = found.or(case.elections.elected(status.replica, status.term).err());
         }
         if let Some(violation) = found {
             self.blame(violation.rule, format!("g{group}: {}", violation.what));
         }
+    }
+
+    /// A replica's actors begin another life, from what is durable. What the life before published last
+    /// may still be looked at afterwards, so one step back is allowed from now on.
+    pub fn renewed(&mut self, node: NodeId, group: GroupId) {
+        self.case(group).renewed.insert(node);
     }
 
     /// A node's life ended: its next one starts from what is durable.

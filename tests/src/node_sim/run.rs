@@ -90,8 +90,10 @@ impl Run {
         let mut options = plan.options(self.seed);
         let (applies, frames) = (self.judge.clone(), self.judge.clone());
         let impurity = if self.is(Sabotage::OwnClock) { own_clock } else { || 0 };
-        options.machine =
-            Arc::new(move |node, _| Box::new(Witness::new(node, applies.clone(), impurity)));
+        options.machine = Arc::new(move |node, group| {
+            applies.lock().renewed(node, group);
+            Box::new(Witness::new(node, applies.clone(), impurity))
+        });
         options.observe =
             Arc::new(move |from, to, lane, frame| frames.lock().frame(from, to, lane, frame));
         options.stores = Arc::new(Stores { judge: self.judge.clone(), sabotage: self.sabotage });
