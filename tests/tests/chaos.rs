@@ -128,7 +128,8 @@ async fn a_cut(cluster: &Cluster) {
         assert!(cluster.node(leader).status().peers.iter().any(|peer| !peer.connected));
         cut.end();
     }
-    assert!(cluster.node(leader).status().peers.iter().all(|peer| peer.connected));
+    let is_back = || cluster.node(leader).status().peers.iter().all(|peer| peer.connected);
+    wait_until(DEADLINE, "every link to be up", is_back).await;
     cluster.wait_for_leaders().await;
     insist(&cluster.group(leader, 1), add("after the cut")).await;
 }
@@ -156,7 +157,9 @@ async fn a_bad_network(cluster: &Cluster) {
         for effect in
             ["frames_delayed", "frames_duplicated", "frames_reordered", "frames_throttled"]
         {
+            let until = Instant::now() + DEADLINE;
             while odd.effect(effect) == 0 {
+                assert!(Instant::now() < until, "no {effect}");
                 write(cluster, leader, 10).await;
             }
         }

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use polyraft_core::ids::{GroupId, LogIndex, NodeId, Term};
@@ -19,6 +20,7 @@ use polyraft_core::message::{Body, Envelope, RaftKind};
 use polyraft_core::ports::{GroupAppend, Lane};
 use polyraft_core::status::{GroupStatus, Health, Role};
 use polyraft_core::wire;
+use tokio::time::Instant;
 
 use super::chronicle::Chronicle;
 use super::witness::History;
@@ -63,8 +65,8 @@ struct Case {
     votes: OneVote,
     entries: BTreeMap<(LogIndex, Term), u64>,
     order: IndexOrder,
-    /// Replicas whose actors have begun another life, which may show less than the one before.
-    renewed: BTreeSet<NodeId>,
+    /// When a replica's actors began another life, which may show less than the one before.
+    renewed: BTreeMap<NodeId, Instant>,
     seen: BTreeMap<NodeId, GroupStatus>,
     operations: Vec<Operation>,
     unanswered: BTreeSet<u64>,
@@ -178,7 +180,8 @@ impl Judge {
             return;
         }
         let mut found = case.order.check(node, &status).err();
-        if found.is_some() && case.renewed.remove(&node) {
+        let renewed = case.renewed.get(&node).is_some_and(|at| at.elapsed() < RENEWAL);
+        if found.is_some() && renewed {
             case.order.stopped(node);
             found = case.order.check(node, &status).err();
         }
@@ -191,9 +194,9 @@ impl Judge {
     }
 
     /// A replica's actors begin another life, from what is durable. What the life before published last
-    /// may still be looked at afterwards, so one step back is allowed from now on.
+    /// may still be looked at afterwards, so that a step back is allowed for a while.
     pub fn renewed(&mut self, node: NodeId, group: GroupId) {
-        self.case(group).renewed.insert(node);
+        self.case(group).renewed.insert(node, Instant::now());
     }
 
     /// A node's life ended: its next one starts from what is durable.
@@ -283,6 +286,8 @@ impl Judge {
 
 /// Successive operations on one key: few, so that a search through their orders ends.
 const OPERATIONS_PER_KEY: u64 = 6;
+/// From the making of a machine to the first status of its life, on a node that may stand still.
+const RENEWAL: Duration = Duration::from_secs(1);
 
 impl Case {
     fn next_moment(&mut self) -> u64 {

@@ -112,7 +112,7 @@ pub struct ChaosReport {
     pub violations: Vec<Violation>,
     /// Expectations that were not met.
     pub unmet: Vec<String>,
-    /// Faults that are not proven, and why.
+    /// Faults that are not proven, and why; and what there was nothing to judge of.
     pub unproven: Vec<String>,
     /// The scenario, with its defaults.
     pub scenario: Scenario,
@@ -158,7 +158,8 @@ impl ChaosReport {
     pub fn new(findings: Findings) -> Self {
         let Findings { scenario, environment, keyspaces, totals, violations, records, writes } =
             findings;
-        let unproven: Vec<_> = records.iter().filter_map(FaultRecord::doubt).collect();
+        let doubts = records.iter().filter_map(FaultRecord::doubt);
+        let unproven: Vec<_> = unjudged(&scenario, &totals).chain(doubts).collect();
         let faults: Vec<_> = records
             .into_iter()
             .map(|record| {
@@ -226,6 +227,20 @@ impl ChaosReport {
         let _ = writeln!(text, "verdict: {verdict}");
         text
     }
+}
+
+/// What the run has nothing of, so that nothing could be found wrong with it.
+fn unjudged(scenario: &Scenario, totals: &Totals) -> impl Iterator<Item = String> {
+    let reads_expected = scenario.workload.read_share > 0.0;
+    let seen = [
+        ("acknowledged writes", totals.acknowledged),
+        ("reads", if reads_expected { totals.reads } else { 1 }),
+        ("audited writes", totals.audited),
+        ("statuses", totals.statuses),
+        ("leaders", totals.terms_led as u64),
+    ];
+    let missing = seen.into_iter().filter(|(_, count)| *count == 0);
+    missing.map(|(what, _)| format!("no {what}: there was nothing to judge"))
 }
 
 fn verdict(violations: &[Violation], unmet: &[String], unproven: &[String]) -> Verdict {

@@ -36,7 +36,14 @@ pub fn report(expect: &str, is_proven: bool, violations: Vec<Violation>) -> Chao
     (record.began, record.ended) = (Some(ms(5_000)), Some(ms(6_000)));
     (record.nodes, record.hit) = (vec![1], vec![0]);
     record.prove(is_proven, "node 1: process 7 died of SIGKILL".into());
-    let totals = Totals { acknowledged: 100, ..Totals::default() };
+    let totals = Totals {
+        acknowledged: 100,
+        reads: 1,
+        audited: 100,
+        statuses: 1,
+        terms_led: 1,
+        ..Totals::default()
+    };
     ChaosReport::new(Findings {
         scenario,
         environment: environment(),
@@ -59,6 +66,16 @@ fn what_is_proven_and_kept_is_ok() {
     assert_eq!(report.recovery.max, Duration::from_millis(2_010));
     let text = report.table();
     assert!(text.ends_with("verdict: ok\n") && text.contains("2.010"), "{text}");
+}
+
+#[test]
+fn a_run_with_nothing_to_judge_is_invalid() {
+    let mut report = report("", true, vec![]);
+    let unjudged: Vec<_> = unjudged(&report.scenario, &Totals::default()).collect();
+    assert_eq!(unjudged.len(), 5, "{unjudged:?}");
+    report.scenario.workload.read_share = 0.0;
+    assert_eq!(super::unjudged(&report.scenario, &Totals::default()).count(), 4);
+    assert_eq!(verdict(&[], &[], &unjudged), Verdict::Invalid);
 }
 
 #[test]

@@ -70,6 +70,11 @@ struct Taken {
 }
 
 impl Injection {
+    /// Whether the node must give up because of it: its disk fails.
+    pub fn fails_the_disk(&self) -> bool {
+        self.fault.get("error").is_some_and(|error| !error.is_null())
+    }
+
     /// Begins `fault` on the node at `admin`.
     ///
     /// # Errors

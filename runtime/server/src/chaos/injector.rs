@@ -415,8 +415,8 @@ impl Injector {
         Ok(())
     }
 
-    /// Ends the faults, and starts the nodes again whose stores have failed of them: such a node
-    /// acknowledges nothing until then.
+    /// Ends the faults. A node whose disk failed must have given up, and is started again; one that gave
+    /// up for anything else is left as it is, and shows that it cannot.
     async fn end_injections(
         &mut self,
         injections: &[Injection],
@@ -425,14 +425,19 @@ impl Injector {
         for injection in injections {
             injection.end().await?;
         }
-        let mut nodes: Vec<_> = injections.iter().map(|injection| injection.node).collect();
+        let failing = injections.iter().filter(|injection| injection.fails_the_disk());
+        let mut nodes: Vec<_> = failing.map(|injection| injection.node).collect();
         nodes.dedup();
         for node in nodes {
             let failure = report(self.address(node)).await.and_then(|r| r.storage_failure);
-            let (Some(failure), Some(processes)) = (failure, &mut self.processes) else { continue };
-            processes.kill(node)?;
-            self.records[record].prove(true, format!("node {node} gave up: {failure}"));
-            self.restart(&[node], record)?;
+            let told = failure.as_deref().unwrap_or("it says of no failure");
+            self.records[record].prove(failure.is_some(), format!("node {node} gave up: {told}"));
+            if failure.is_some()
+                && let Some(processes) = &mut self.processes
+            {
+                processes.kill(node)?;
+                self.restart(&[node], record)?;
+            }
         }
         Ok(())
     }

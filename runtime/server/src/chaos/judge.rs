@@ -163,7 +163,8 @@ impl<'l> Case<'l> {
             let Call::Get(Some(Sight { revision, seen })) = operation.call else { continue };
             let last = self.last_write(operation.key, revision);
             let expected = last.and_then(|row| Some((row.value?, row.revision)));
-            if seen != expected {
+            // Beyond the ledger's end there is nothing that it could have seen.
+            if seen != expected || revision > self.ledger.revision {
                 violations.push(Violation::WrongRead {
                     keyspace: self.name(),
                     key: operation.key,

@@ -97,6 +97,9 @@ fn a_stale_read_is_found() {
     let found = verdict(&[writes[0], writes[1], wrong], ledger(&[1, 2]));
     let expected = "ks: a read of key 0 at revision 3 saw Some((1, 2)), not Some((2, 3))";
     assert_eq!(found, [expected]);
+    let beyond = read((21, 25), 9, Some((2, 3)));
+    let found = verdict(&[writes[0], writes[1], beyond], ledger(&[1, 2]));
+    assert_eq!(found.len(), 1, "what it saw after revision 3 is gone: {found:?}");
 }
 
 #[test]

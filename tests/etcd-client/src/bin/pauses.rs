@@ -36,6 +36,9 @@ const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// One election in so many may be split, and a few more: in a short run one is many.
 const SPLIT_ONE_IN: u64 = 20;
 const SPLIT_FEW: u64 = 3;
+/// Pauses with an election that is not their doing: on a busy machine one in so many, and a few more.
+const DISTURBED_ONE_IN: u64 = 20;
+const DISTURBED_FEW: u64 = 1;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -207,7 +210,7 @@ async fn verdict(
         ReadMode::Linearizable => {
             reads.stale == 0
                 && reads.early > 0
-                && costs.disturbed == 0
+                && costs.disturbed <= DISTURBED_FEW + costs.pauses / DISTURBED_ONE_IN
                 && split <= SPLIT_FEW + costs.won / SPLIT_ONE_IN
                 && (puts.lost, puts.surplus) == (0, 0)
                 && puts.acknowledged > 0
