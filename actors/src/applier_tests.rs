@@ -101,10 +101,8 @@ fn bare(entry: LogEntry) -> CommittedEntry {
 /// An entry with one command and someone who waits for it.
 fn awaited(index: u64, command: &str) -> (CommittedEntry, Outcome) {
     let (reply, outcome) = oneshot::channel();
-    let waiters = Some(BatchWaiters::new(
-        vec![UnitWaiter { commands: 1, reply: UnitReply::Local(reply) }],
-        None,
-    ));
+    let (reply, patience) = (UnitReply::Local(reply), (Duration::ZERO, Moment::START));
+    let waiters = Some(BatchWaiters::new(vec![UnitWaiter { commands: 1, reply, patience }], None));
     (
         CommittedEntry { entry: batch_entry(index, index, &[unit(false, &[command])]), waiters },
         outcome,

@@ -254,6 +254,7 @@ impl Batcher {
             let units = cut.waiters.into_iter().map(|(waiter, commands)| UnitWaiter {
                 commands: u32::try_from(commands).expect("a unit's commands are capped"),
                 reply: waiter.reply,
+                patience: (waiter.deadline, waiter.expires),
             });
             let credit = BatchCredit::new(ctx.address().recipient());
             let waiters = BatchWaiters::new(units.collect(), Some(credit));
@@ -469,7 +470,10 @@ impl Handler<SubmitRefused> for Batcher {
             Refusal::ApplyBacklogFull => "the apply backlog",
             Refusal::UncommittedFull | Refusal::ChangePending => "the uncommitted log",
             Refusal::NotLeader => {
-                self.hold_until = self.now().after(REFORWARD_PAUSE);
+                // A leader that hands over; who it is otherwise has been told already.
+                if self.leader.leads {
+                    self.hold_until = self.now().after(REFORWARD_PAUSE);
+                }
                 self.requeue(batch, waiters);
                 return self.touched(ctx);
             }
@@ -479,19 +483,16 @@ impl Handler<SubmitRefused> for Batcher {
 }
 
 impl Batcher {
-    /// Leadership went elsewhere before the batch was proposed: its units go back in line.
+    /// Leadership went elsewhere before the batch was proposed: its units go back in line, with the
+    /// deadlines that they came with.
     fn requeue(&mut self, batch: Bytes, waiters: BatchWaiters) {
         let batch = batch::decode(batch).expect("it was encoded here");
-        let deadline = REQUEUED_DEADLINE;
-        let expires = self.now().after(deadline);
         for (unit, waiter) in batch.units.into_iter().zip(waiters.into_units()) {
+            let (deadline, expires) = waiter.patience;
             self.push(unit, Waiter { reply: waiter.reply, deadline, expires });
         }
     }
 }
-
-/// How long a unit may wait for the next leader after it was cut for one that had just stepped down.
-const REQUEUED_DEADLINE: Duration = Duration::from_secs(2);
 
 impl Handler<BatchDecided> for Batcher {
     type Result = ();

@@ -34,6 +34,7 @@ use crate::directory::{Directory, GroupCell};
 use crate::fault_desk::GroupFailed;
 use crate::guard::{DownGuard, killable};
 use crate::log_writer::{Append, AppendPersisted};
+use crate::log_writer_progress::LogWriterProgress;
 use crate::mailbox::{ActorKind, Offer, deliver_fact, messages, offer};
 use crate::peer_link::SendEnvelopes;
 use crate::proposal::{BatchWaiters, CommittedEntry};
@@ -141,6 +142,8 @@ pub struct GroupPorts {
     pub reader: Arc<dyn LogReader>,
     /// Runs reads of the journal.
     pub workers: Arc<dyn Workers>,
+    /// How the log writer is doing.
+    pub log_progress: Arc<LogWriterProgress>,
     /// The state machine.
     pub apply: Recipient<Apply>,
     /// Answers queries.
@@ -171,6 +174,8 @@ pub struct Group {
     replica: Replica<BatchWaiters, ReadWaiter>,
     ports: GroupPorts,
     read_deadline: Duration,
+    /// Of the log writer, when the last tick came.
+    commits_seen: u64,
     dirty: bool,
     announcing: bool,
     _guard: DownGuard,
@@ -193,6 +198,7 @@ impl Group {
             replica,
             ports,
             read_deadline,
+            commits_seen: 0,
             dirty: false,
             announcing: false,
             _guard: guard,
@@ -379,6 +385,11 @@ impl Handler<TickGroup> for Group {
     type Result = ();
 
     fn handle(&mut self, _: TickGroup, ctx: &mut Self::Context) {
+        let commits = self.ports.log_progress.durable_commits();
+        if commits != self.commits_seen {
+            self.commits_seen = commits;
+            self.replica.on_disk_progress();
+        }
         self.replica.on_tick();
         self.touched(ctx);
     }

@@ -243,6 +243,7 @@ impl Life {
             log: self.actors.log_writer.clone().recipient(),
             reader: self.actors.reader.clone(),
             workers: parts.workers.clone(),
+            log_progress: parts.log_progress.clone(),
             apply: addrs.applier.clone().recipient(),
             query: addrs.applier.clone().recipient(),
             directory: parts.directory.clone(),

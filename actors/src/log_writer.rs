@@ -271,6 +271,7 @@ impl LogWriter {
         let took = self.ports.progress.commit_ended(self.ports.clock.now(), self.queue.len());
         match result {
             Ok(stats) => {
+                self.ports.progress.commit_is_durable();
                 self.uncollected_bytes += stats.bytes.max(self.config.collection_bytes / 64);
                 record_commit(stats, took, appends.len());
                 record_queue(self.queue.len());

@@ -12,6 +12,7 @@ use polyraft_core::time::Moment;
 pub struct LogWriterProgress {
     queued: AtomicU64,
     commits: AtomicU64,
+    durable_commits: AtomicU64,
     last_commit_us: AtomicU64,
     /// Microseconds of the node's clock plus one; 0 while no commit is in progress.
     commit_since: AtomicU64,
@@ -28,6 +29,15 @@ impl LogWriterProgress {
     /// Commits tried since the start, successful or not.
     pub fn commits(&self) -> u64 {
         self.commits.load(Relaxed)
+    }
+
+    /// Commits since the start that became durable.
+    pub fn durable_commits(&self) -> u64 {
+        self.durable_commits.load(Relaxed)
+    }
+
+    pub(crate) fn commit_is_durable(&self) {
+        self.durable_commits.fetch_add(1, Relaxed);
     }
 
     /// How long the last commit took.

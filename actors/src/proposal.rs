@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::Recipient;
 use polyraft_core::entry::LogEntry;
@@ -16,6 +17,7 @@ use polyraft_core::error::ProposeError;
 use polyraft_core::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 use polyraft_core::message::{AppliedUnit, Body, Envelope, ForwardReply};
 use polyraft_core::state_machine::Response;
+use polyraft_core::time::Moment;
 use tokio::sync::oneshot;
 
 use crate::batcher::BatchDecided;
@@ -103,6 +105,8 @@ pub struct UnitWaiter {
     pub commands: u32,
     /// Where the outcome goes.
     pub reply: UnitReply,
+    /// How long the caller was ready to wait, and until when: for a unit that goes back in line.
+    pub patience: (Duration, Moment),
 }
 
 /// One batch in flight; gives its credit back to the batcher when dropped, whichever way it ended.
@@ -188,7 +192,8 @@ mod tests {
             .iter()
             .map(|&commands| {
                 let (reply, receiver) = oneshot::channel();
-                (UnitWaiter { commands, reply: UnitReply::Local(reply) }, receiver)
+                let (reply, patience) = (UnitReply::Local(reply), (Duration::ZERO, Moment::START));
+                (UnitWaiter { commands, reply, patience }, receiver)
             })
             .unzip();
         (BatchWaiters::new(units, None), replies)

@@ -1,8 +1,8 @@
 //! Disk stall: how long appends have waited for the disk without any of them becoming durable.
 //!
-//! Promise: time counts only while something waits, and starts anew with every append that becomes
-//! durable: a disk that is slow but works never stalls. Not here: what a leader does about it
-//! (`Replica::resign_if_unfit`).
+//! Promise: time counts only while something waits, and starts anew with every append of the node that
+//! becomes durable: a disk that is busy is not one that stands still. Not here: what a leader does about
+//! it (`Replica::successor_if_unfit`).
 
 /// Counts the ticks without progress.
 #[derive(Debug, Default)]

@@ -23,12 +23,14 @@
 use bytes::Bytes;
 use raft::eraftpb;
 use raft::eraftpb::MessageType;
+use raft::{Config, ReadOnlyOption};
 
 use crate::conf_change::{ConfChange, ConfChangeKind, ConfLists, ConfTransition};
 use crate::entry::{Configuration, EntryKind, HardState, LogEntry};
 use crate::ids::{LogIndex, ReplicaId, Term};
-use crate::limits::APPEND_BYTES_MAX;
+use crate::limits::{self, APPEND_BYTES_MAX};
 use crate::message::{RaftKind, RaftMessage};
+use crate::replica::ReplicaConfig;
 
 /// What raft-rs produced and nodes do not exchange or store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -314,6 +316,30 @@ fn kind_from_raft(kind: MessageType) -> Result<RaftKind, BridgeError> {
         | MessageType::MsgSnapStatus
         | MessageType::MsgCheckQuorum
         | MessageType::MsgTransferLeader => Err(BridgeError::NotForPeers { kind: kind as i32 }),
+    }
+}
+
+fn ticks(ticks: u64) -> usize {
+    usize::try_from(ticks).expect("a timeout in ticks fits in memory")
+}
+
+/// What raft-rs is told of a replica.
+pub(crate) fn raft_config(config: &ReplicaConfig, id: ReplicaId, applied: LogIndex) -> Config {
+    Config {
+        id: id.get(),
+        election_tick: ticks(config.election_ticks),
+        heartbeat_tick: ticks(config.heartbeat_ticks),
+        applied: applied.get(),
+        max_size_per_msg: limits::APPEND_BYTES_MAX as u64,
+        max_inflight_msgs: limits::APPEND_INFLIGHT_MAX,
+        check_quorum: true,
+        pre_vote: true,
+        read_only_option: ReadOnlyOption::Safe,
+        batch_append: true,
+        skip_bcast_commit: true, // See `Replica::unannounced`.
+        max_uncommitted_size: limits::UNCOMMITTED_BYTES_MAX as u64,
+        max_committed_size_per_ready: limits::COMMITTED_BYTES_PER_READY_MAX as u64,
+        ..Config::default()
     }
 }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
-use raft::{Config, RaftState, RawNode, ReadOnlyOption, StateRole};
+use raft::{RaftState, RawNode, StateRole};
 
 use crate::append_window::AppendWindows;
 use crate::apply_queue::{ApplyQueue, Next};
@@ -29,7 +29,6 @@ use crate::disk_stall::DiskStall;
 use crate::election_timer::{EarlyStand, ElectionTimer};
 use crate::entry::{Configuration, HardState, LogEntry, Member};
 use crate::ids::{GroupId, LogIndex, NodeId, ReadyNumber, ReplicaId, Term};
-use crate::limits;
 use crate::log_tail::{Fetch, LogTail};
 use crate::message::{Body, Envelope, RaftKind, RaftMessage};
 use crate::output::{Append, Committed, Output, Refusal, Refused, StepError};
@@ -131,7 +130,7 @@ impl<W, R> Replica<W, R> {
         }
         let id = restored.identity.replica;
         let raft = RawNode::new(
-            &raft_config(&config, id, applied),
+            &raft_bridge::raft_config(&config, id, applied),
             restored_tail(&restored, applied),
             &slog::Logger::root(slog::Discard, slog::o!()),
         )?;
@@ -263,33 +262,46 @@ impl<W, R> Replica<W, R> {
             return;
         }
         self.pin_election_timeout();
+        let successor = self.successor_if_unfit();
         let campaigned = self.raft.tick() && self.raft.raft.state != StateRole::Leader;
         if campaigned {
             self.timer.draw();
         }
         self.stand_if_due();
-        self.resign_if_unfit();
+        self.resign(successor);
         self.pin_election_timeout();
     }
 
     /// A leader whose disk stands still for an election timeout applies nothing (RL-6), and one that a
     /// change left without a vote does not step down in raft-rs (DESIGN §3, rule 11): both hand over
-    /// to the voter that answers and has the most.
-    fn resign_if_unfit(&mut self) {
+    /// to the voter that answers and has the most. Asked before raft-rs's own tick: the one in which it
+    /// gives a hand-over up also forgets who has answered.
+    fn successor_if_unfit(&mut self) -> Option<ReplicaId> {
         let is_stalled =
             self.stall.on_tick(self.persisted < self.appended) >= self.config.election_ticks;
         let raft = &self.raft.raft;
-        let is_idle = raft.state == StateRole::Leader && raft.lead_transferee.is_none();
-        if !is_idle || (self.configuration.is_voter(self.id) && !is_stalled) {
-            return;
+        let is_fit = self.configuration.is_voter(self.id) && !is_stalled;
+        if raft.state != StateRole::Leader || is_fit {
+            return None;
         }
         let fitness = |id: &&ReplicaId| {
             raft.prs().get(id.get()).map(|progress| (progress.recent_active, progress.matched))
         };
         let others = self.configuration.voters.iter().filter(|voter| **voter != self.id);
-        if let Some(successor) = others.max_by_key(fitness) {
+        others.max_by_key(fitness).copied()
+    }
+
+    fn resign(&mut self, successor: Option<ReplicaId>) {
+        let raft = &self.raft.raft;
+        let is_idle = raft.state == StateRole::Leader && raft.lead_transferee.is_none();
+        if let Some(successor) = successor.filter(|_| is_idle) {
             self.raft.transfer_leader(successor.get());
         }
+    }
+
+    /// The node's disk has made something durable, of whatever group: it does not stand still.
+    pub fn on_disk_progress(&mut self) {
+        self.stall.ended();
     }
 
     /// Plans to stand after twice `turn` heartbeat intervals, unless there is a leader by then.
@@ -742,29 +754,6 @@ impl<W, R> Replica<W, R> {
         if (was.1, was.2) != (term, leader) {
             self.output.events.push(GroupEvent::LeaderChanged { term, leader });
         }
-    }
-}
-
-fn ticks(ticks: u64) -> usize {
-    usize::try_from(ticks).expect("a timeout in ticks fits in memory")
-}
-
-fn raft_config(config: &ReplicaConfig, id: ReplicaId, applied: LogIndex) -> Config {
-    Config {
-        id: id.get(),
-        election_tick: ticks(config.election_ticks),
-        heartbeat_tick: ticks(config.heartbeat_ticks),
-        applied: applied.get(),
-        max_size_per_msg: limits::APPEND_BYTES_MAX as u64,
-        max_inflight_msgs: limits::APPEND_INFLIGHT_MAX,
-        check_quorum: true,
-        pre_vote: true,
-        read_only_option: ReadOnlyOption::Safe,
-        batch_append: true,
-        skip_bcast_commit: true, // See `Replica::unannounced`.
-        max_uncommitted_size: limits::UNCOMMITTED_BYTES_MAX as u64,
-        max_committed_size_per_ready: limits::COMMITTED_BYTES_PER_READY_MAX as u64,
-        ..Config::default()
     }
 }
 

@@ -103,7 +103,7 @@ pub struct LinkFault {
     /// Frames that vanish, 0 to 1,000.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub loss_per_mille: u64,
-    /// Frames that arrive twice, 0 to 1,000.
+    /// Frames that arrive twice, 0 to 1,000; none of the request lane, whose port promises that.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub duplicate_per_mille: u64,
     /// Frames that are held back, so that those behind them arrive first, 0 to 1,000.
@@ -297,6 +297,10 @@ impl LinkFault {
         ];
         if let Some((field, chance)) = chances.into_iter().find(|(_, chance)| *chance > 1_000) {
             return Err(rule(field, chance, "must be 0 to 1000"));
+        }
+        if self.lane == Some(Lane::Request) && self.duplicate_per_mille > 0 {
+            let what = "must not be on the request lane: no transport may repeat a request";
+            return Err(rule("duplicate_per_mille", self.duplicate_per_mille, what));
         }
         if *self == (Self { lane: self.lane, ..Self::new(self.peer, self.direction) }) {
             let what = "must disturb: cut, delay, jitter, loss_per_mille, duplicate_per_mille, \

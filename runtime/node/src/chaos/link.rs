@@ -122,7 +122,14 @@ impl ActiveLink {
 }
 
 /// What `faults` together make of a frame of so many bytes; those injected earlier see it first.
-pub(super) fn judge(faults: &[Arc<ActiveLink>], way: Way, now: Instant, bytes: usize) -> Passage {
+/// Requests are never repeated: the port says so, and a forwarded proposal that comes twice is proposed
+/// twice.
+pub(super) fn judge(
+    faults: &[Arc<ActiveLink>],
+    (way, lane): (Way, Lane),
+    now: Instant,
+    bytes: usize,
+) -> Passage {
     let (mut due, mut copies, mut held_by) = (now, 1, None);
     for fault in faults {
         if fault.drops() {
@@ -132,7 +139,9 @@ pub(super) fn judge(faults: &[Arc<ActiveLink>], way: Way, now: Instant, bytes: u
         // It counts once another has overtaken it.
         if fault.chance(fault.fault.reorder_per_mille, &AtomicU64::new(0)) {
             held_by = Some(fault.clone());
-        } else if fault.chance(fault.fault.duplicate_per_mille, &fault.duplicated) {
+        } else if lane != Lane::Request
+            && fault.chance(fault.fault.duplicate_per_mille, &fault.duplicated)
+        {
             copies += 1;
         }
     }
@@ -154,7 +163,7 @@ mod tests {
     /// Which of 1,000 frames arrive.
     fn arrivals(fault: &Arc<ActiveLink>) -> Vec<bool> {
         let now = Instant::now();
-        let judged = |_| judge(std::slice::from_ref(fault), Way::Out, now, 100);
+        let judged = |_| judge(std::slice::from_ref(fault), (Way::Out, Lane::Append), now, 100);
         (0..1_000).map(judged).map(|p| matches!(p, Passage::Arrives { .. })).collect()
     }
 
@@ -182,13 +191,14 @@ mod tests {
         for at in 1..=5 {
             let passed = now + Duration::from_millis(100 * at + 50);
             let Passage::Arrives { due, copies: 1, held_by: None } =
-                judge(std::slice::from_ref(&fault), Way::In, now, 100)
+                judge(std::slice::from_ref(&fault), (Way::In, Lane::Append), now, 100)
             else {
                 panic!("it arrives once, in order");
             };
             assert!(due >= passed && due <= passed + Duration::from_millis(10), "{at}");
         }
-        let Passage::Arrives { due, .. } = judge(&[fault], Way::Out, now, 100) else {
+        let Passage::Arrives { due, .. } = judge(&[fault], (Way::Out, Lane::Append), now, 100)
+        else {
             panic!("it arrives");
         };
         assert!(due < now + Duration::from_millis(200), "each way has a rate of its own");
@@ -211,7 +221,7 @@ mod tests {
     fn a_frame_arrives_twice_or_is_held_back() {
         let passage = |change: fn(&mut LinkFault)| {
             let (fault, now) = (active(change), Instant::now());
-            let passage = judge(std::slice::from_ref(&fault), Way::Out, now, 1);
+            let passage = judge(std::slice::from_ref(&fault), (Way::Out, Lane::Append), now, 1);
             let Passage::Arrives { copies, held_by, .. } = passage else { panic!("it arrives") };
             (copies, held_by.is_some(), fault.duplicated.load(Relaxed))
         };

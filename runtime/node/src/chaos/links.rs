@@ -191,7 +191,8 @@ impl Lanes {
             return Some(frame);
         }
         let now = Instant::now();
-        let Passage::Arrives { due, copies, held_by } = judge(&faults, self.way, now, frame.len())
+        let Passage::Arrives { due, copies, held_by } =
+            judge(&faults, (self.way, lane), now, frame.len())
         else {
             return None;
         };
