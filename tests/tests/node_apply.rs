@@ -9,6 +9,7 @@ use polyraft::{Applied, GroupHandle, GroupId, Health, NodeId, ProposeError, Read
 use polyraft_actors::group::Submit;
 use polyraft_actors::proposal::{BatchWaiters, UnitReply, UnitWaiter};
 use polyraft_core::batch::{self, Unit};
+use polyraft_core::time::Moment;
 use polyraft_tests::cluster::{
     Cluster, DEADLINE, Shape, hand_over, insist, stale_number, wait_until,
 };
@@ -118,7 +119,8 @@ async fn propose_at(node: &polyraft::Node, group: u64, time_ms: u64, key: &str) 
     let cell = node.parts().directory.group(GroupId::new(group)).expect("the group is here");
     let units = [Unit { atomic: false, commands: vec![add(key)] }];
     let (reply, outcome) = oneshot::channel();
-    let waiter = UnitWaiter { commands: 1, reply: UnitReply::Local(reply) };
+    let (reply, patience) = (UnitReply::Local(reply), (DEADLINE, Moment::START));
+    let waiter = UnitWaiter { commands: 1, reply, patience };
     let batch = batch::encode(time_ms, units.iter());
     let submit = Submit { batch, waiters: BatchWaiters::new(vec![waiter], None) };
     cell.addrs().expect("the group runs").group.try_send(submit).expect("room in the mailbox");

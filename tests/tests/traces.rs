@@ -194,6 +194,7 @@ traces! {
     slow_follower_fetch,
     split_vote,
     stalled_disk_hands_over,
+    stalled_disk_hands_over_again,
     stands_first,
     step_down_spares_the_committed,
     superseded,

@@ -6,6 +6,7 @@
 use super::*;
 use crate::conf_change::{ConfChangeKind, ConfChangeStep};
 use crate::entry::{CompactionPoint, EntryKind};
+use crate::limits;
 use crate::message::{RaftKind, RaftMessage};
 use crate::ports::GroupIdentity;
 
