@@ -10,6 +10,7 @@ use polyraft_core::message::AppliedUnit;
 use polyraft_core::ports::StateStore;
 use polyraft_core::split_mix;
 use polyraft_core::state_machine::{ApplyContext, ApplyError, Response, State};
+use polyraft_core::time::Moment;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;

@@ -19,7 +19,7 @@ use polyraft_core::ids::NodeId;
 use polyraft_core::limits::FRAME_BYTES_MAX;
 use polyraft_core::ports::{Lane, LinkStatus, PeerAddress, SendError, Transport, TransportEvents};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::frame::PREFIX_BYTES;
@@ -37,8 +37,15 @@ pub struct MemoryNetwork {
 
 struct Shared {
     state: Mutex<State>,
-    /// Changes whenever who may be connected to whom does.
-    topology: watch::Sender<u64>,
+    /// Wakes the pairs, in the order in which they wait, whenever who may be connected to whom changes.
+    /// (A `watch` channel wakes in random order.)
+    topology: Arc<Notify>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.topology.notify_waiters();
+    }
 }
 
 #[derive(Default)]
@@ -87,8 +94,7 @@ impl Default for MemoryNetwork {
 impl MemoryNetwork {
     /// A network without nodes.
     pub fn new() -> Self {
-        let shared =
-            Shared { state: Mutex::new(State::default()), topology: watch::Sender::new(0) };
+        let shared = Shared { state: Mutex::new(State::default()), topology: Arc::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -167,7 +173,7 @@ impl Transport for MemoryTransport {
                 .collect()
         });
         for pair in missing {
-            let topology = self.shared.topology.subscribe();
+            let topology = self.shared.topology.clone();
             self.handle.spawn(keep_pair(Arc::downgrade(&self.shared), pair, topology));
         }
     }
@@ -221,14 +227,11 @@ struct End {
 
 /// Keeps two nodes connected while they may be. One task per pair, so that what each node hears of
 /// the other is in order.
-async fn keep_pair(
-    shared: Weak<Shared>,
-    (a, b): (NodeId, NodeId),
-    mut topology: watch::Receiver<u64>,
-) {
+async fn keep_pair(shared: Weak<Shared>, (a, b): (NodeId, NodeId), topology: Arc<Notify>) {
     let mut pair: Option<Pair> = None;
     loop {
-        topology.borrow_and_update();
+        let mut changed = std::pin::pin!(topology.notified());
+        changed.as_mut().enable();
         let Some(network) = shared.upgrade() else { return };
         let wanted = network.lock().ends(a, b);
         let lives = |ends: &[End; 2]| ends.each_ref().map(|end| (end.life, end.link_life));
@@ -239,9 +242,7 @@ async fn keep_pair(
             pair = wanted.and_then(|ends| connect(&network, ends));
         }
         drop(network);
-        if topology.changed().await.is_err() {
-            return;
-        }
+        changed.await;
     }
 }
 
@@ -328,7 +329,7 @@ impl Shared {
     /// Changes the topology and wakes the pairs.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let changed = change(&mut self.lock());
-        self.topology.send_modify(|version| *version += 1);
+        self.topology.notify_waiters();
         changed
     }
 }
