@@ -506,7 +506,12 @@ impl Host {
     /// unacknowledged. Returns who waited: callers whose answer is lost.
     pub fn crash(&mut self, written: usize) -> (Vec<ProposalTag>, Vec<ReadTag>) {
         let Some(mut replica) = self.replica.take() else { return Default::default() };
-        let (mut waiters, readers) = replica.drain();
+        // What it had decided and nobody has taken is lost with it.
+        let Output { undecided, apply, reads, reads_failed, .. } = replica.take_output();
+        let (mut waiters, mut readers) = replica.drain();
+        waiters.extend(undecided.into_iter().map(|(waiter, _)| waiter));
+        waiters.extend(apply.into_iter().filter_map(|committed| committed.waiter));
+        readers.extend(reads.into_iter().map(|(reader, _)| reader).chain(reads_failed));
         self.commit(written);
         waiters.extend(self.committed.drain(..).filter_map(|committed| committed.waiter));
         self.appends.clear();
