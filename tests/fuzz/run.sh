@@ -6,6 +6,8 @@
 # Needs a stable Rust and a C++ compiler, no cargo-fuzz. There is no sanitizer: the decoders hold no
 # unsafe code; broken assertions and overflows are what is looked for.
 #
+# FUZZ_SEED repeats the same mutations; without it they are others each time.
+#
 # Prints a line per target: executions, edges and features covered, inputs kept, crashes. What is found
 # grows a corpus in $FUZZ_OUT (a temporary folder without it), where crashes are kept too.
 set -euo pipefail
@@ -40,7 +42,7 @@ for target in "${targets[@]}"; do
     log="$out/$target.log"
     # The corpus in the tree is read; what is new goes to the first folder.
     FUZZ_TARGET="$target" "$fuzz" "$found" "$here/corpus/$target" -max_total_time="$seconds" \
-        -max_len=4096 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=1 \
+        -max_len=4096 -timeout=10 -seed="${FUZZ_SEED:-0}" -rss_limit_mb=2048 -print_final_stats=1 -verbosity=1 \
         -artifact_prefix="$crashes/" >"$log" 2>&1 || status=1
     last="$(grep -E '^#[0-9]+.* cov: ' "$log" | tail -1 || true)"
     field() { sed -nE "s/.* $1: ([0-9]+).*/\1/p" <<<"$last"; }
