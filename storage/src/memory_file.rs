@@ -79,7 +79,8 @@ impl MemoryFile {
     /// A file of its own with the same bytes and no faults.
     #[must_use]
     pub fn copy(&self) -> Self {
-        Self::holding(self.bytes())
+        let image = Image { bytes: self.lock().bytes.clone(), ..Image::default() };
+        Self { image: Arc::new(Mutex::new(image)) }
     }
 
     /// A file that holds `bytes`.

@@ -26,5 +26,6 @@ pub mod member;
 pub mod nats_client;
 pub mod nats_process;
 pub mod node_process;
+pub mod outcome;
 pub mod registers;
 pub mod verify;

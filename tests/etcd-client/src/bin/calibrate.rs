@@ -28,6 +28,7 @@ use polyraft_etcd_client_tests::load::{self, Load};
 use polyraft_etcd_client_tests::member::Member;
 use polyraft_etcd_client_tests::nats_process::{NatsCluster, Publisher};
 use polyraft_etcd_client_tests::node_process::wait_until_serving;
+use polyraft_etcd_client_tests::outcome;
 use polyraft_etcd_client_tests::verify::{Verdict, Violation, judge, verify};
 
 /// Puts acknowledged before each fault, at least.
@@ -35,14 +36,7 @@ const PUTS_BEFORE: u64 = 200;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("calibrate: {error}");
-            ExitCode::from(2)
-        }
-    }
+    outcome::exit_code("calibrate", run().await)
 }
 
 /// What is done in one cycle.

@@ -29,6 +29,7 @@ use polyraft_etcd_client_tests::failpoints::{Action, Case, Remedy, Role, cases, 
 use polyraft_etcd_client_tests::ledger::{self, LedgerError};
 use polyraft_etcd_client_tests::load::{self, Load};
 use polyraft_etcd_client_tests::node_process::{Cluster, Settings};
+use polyraft_etcd_client_tests::outcome::{self, wait};
 use polyraft_etcd_client_tests::verify::verify_alone;
 use tokio::task::JoinHandle;
 
@@ -46,14 +47,7 @@ const SIGABRT: i32 = 6;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("failpoints: {error}");
-            ExitCode::from(2)
-        }
-    }
+    outcome::exit_code("failpoints", run().await)
 }
 
 /// What the summary counts.
@@ -262,12 +256,12 @@ impl Rig {
         remedy: Remedy,
     ) -> Result<(), Box<dyn Error>> {
         let cluster = &self.cluster;
-        wait("the step", async || times_hit(cluster, at, case) > seen).await?;
+        wait("the step", PATIENCE, async || times_hit(cluster, at, case) > seen).await?;
         if remedy == Remedy::Ended {
             return expect_end(&mut self.cluster, at, case).await;
         }
         let admin = self.cluster.admin(at).to_owned();
-        wait("what must follow", async || match admin::replica(&admin).await {
+        wait("what must follow", PATIENCE, async || match admin::replica(&admin).await {
             Ok(replica) => follows(&replica, remedy),
             Err(_) => false,
         })
@@ -285,7 +279,7 @@ impl Rig {
     /// The node that leads, counted from 0, once all three say the same and are well.
     async fn leader(&self) -> Result<usize, Box<dyn Error>> {
         let mut leader = None;
-        wait("all nodes agree on a leader", async || {
+        wait("all nodes agree on a leader", PATIENCE, async || {
             let mut seen = BTreeSet::new();
             for at in 0..3 {
                 let Ok(replica) = admin::replica(self.cluster.admin(at)).await else {
@@ -383,24 +377,12 @@ async fn expect_end(cluster: &mut Cluster, at: usize, case: &Case) -> Result<(),
 
 async fn exit(cluster: &mut Cluster, at: usize) -> Result<ExitStatus, Box<dyn Error>> {
     let mut status = None;
-    wait("the process ends", async || {
+    wait("the process ends", PATIENCE, async || {
         status = cluster.exited(at).ok().flatten();
         status.is_some()
     })
     .await?;
     Ok(status.ok_or("it runs")?)
-}
-
-/// Looks until `is_so`.
-async fn wait(what: &str, mut is_so: impl AsyncFnMut() -> bool) -> Result<(), Box<dyn Error>> {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so().await {
-        if Instant::now() > deadline {
-            return Err(format!("not within {PATIENCE:?}: {what}").into());
-        }
-        tokio::time::sleep(LOOK_PAUSE).await;
-    }
-    Ok(())
 }
 
 /// Who was seen to lead in which term, from every node's status.

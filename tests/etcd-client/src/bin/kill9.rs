@@ -20,6 +20,7 @@ use polyraft_etcd_client_tests::arguments::Arguments;
 use polyraft_etcd_client_tests::dice::Dice;
 use polyraft_etcd_client_tests::load::{self, Load};
 use polyraft_etcd_client_tests::node_process::Cluster;
+use polyraft_etcd_client_tests::outcome;
 use polyraft_etcd_client_tests::verify::{Verdict, verify_alone};
 use polyraft_etcd_client_tests::{ledger, load::start};
 
@@ -32,14 +33,7 @@ const START_MS: u64 = 100;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("kill9: {error}");
-            ExitCode::from(2)
-        }
-    }
+    outcome::exit_code("kill9", run().await)
 }
 
 /// What the summary counts.

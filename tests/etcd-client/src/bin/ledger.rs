@@ -19,18 +19,12 @@ use polyraft_etcd_client_tests::arguments::Arguments;
 use polyraft_etcd_client_tests::comparison::{self, PutFigures, PutLoad};
 use polyraft_etcd_client_tests::etcd_process::EtcdCluster;
 use polyraft_etcd_client_tests::node_process::{Cluster, wait_until_serving};
+use polyraft_etcd_client_tests::outcome;
 use polyraft_etcd_client_tests::{keyspaces, ledger, load, verify};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("ledger: {error}");
-            ExitCode::from(2)
-        }
-    }
+    outcome::exit_code("ledger", run().await)
 }
 
 /// Whether everything is as it should be.

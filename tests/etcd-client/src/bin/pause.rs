@@ -20,6 +20,7 @@ use polyraft_etcd_client_tests::admin::{self, Keyspace};
 use polyraft_etcd_client_tests::arguments::Arguments;
 use polyraft_etcd_client_tests::load::{self, Load, start};
 use polyraft_etcd_client_tests::node_process::{Cluster, Stopped};
+use polyraft_etcd_client_tests::outcome;
 use polyraft_etcd_client_tests::verify::verify;
 use polyraft_etcd_client_tests::{keyspaces, ledger};
 
@@ -35,14 +36,7 @@ const CLIENTS: usize = 8;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("pause: {error}");
-            ExitCode::from(2)
-        }
-    }
+    outcome::exit_code("pause", run().await)
 }
 
 /// Whether every cycle was as it should be.

@@ -25,14 +25,13 @@ use polyraft_etcd_client_tests::arguments::{ArgumentError, Arguments};
 use polyraft_etcd_client_tests::dice::Dice;
 use polyraft_etcd_client_tests::keyspaces;
 use polyraft_etcd_client_tests::node_process::{Cluster, Settings, Stopped};
+use polyraft_etcd_client_tests::outcome::{self, wait};
 use polyraft_etcd_client_tests::registers::{ReadMode, Registers};
 
 /// The profile's election timeout: a pause is longer.
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long anything may take that should take a few election timeouts.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks.
-const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// One election in so many may be split, and a few more: in a short run one is many.
 const SPLIT_ONE_IN: u64 = 20;
 const SPLIT_FEW: u64 = 3;
@@ -42,14 +41,7 @@ const DISTURBED_FEW: u64 = 1;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("pauses: {error}");
-            ExitCode::from(2)
-        }
-    }
+    outcome::exit_code("pauses", run().await)
 }
 
 /// The command line.
@@ -138,7 +130,7 @@ async fn pause(
     tokio::time::sleep(ELECTION_TIMEOUT.saturating_sub(since.elapsed())).await;
     drop(stopped);
     registers.woken(victim);
-    wait("a woken node serves", async || registers.is_serving(victim).await).await?;
+    wait("a woken node serves", PATIENCE, async || registers.is_serving(victim).await).await?;
     let after = settled(cluster).await?;
     let won = elections_won(cluster).await? - won_before;
     let grown = before.iter().zip(&after).map(|(before, after)| after.term - before.term);
@@ -237,7 +229,7 @@ async fn taken_over(
     since: Instant,
 ) -> Result<Duration, Box<dyn Error>> {
     let other = (victim + 1) % 3;
-    wait("others take over", async || {
+    wait("others take over", PATIENCE, async || {
         let Ok(keyspaces) = admin::keyspaces(cluster.admin(other)).await else { return false };
         let is_taken =
             |keyspace: &Keyspace| keyspace.leader.is_some_and(|l| l != victim as u64 + 1);
@@ -245,7 +237,7 @@ async fn taken_over(
     })
     .await?;
     let floors = registers.floors();
-    wait("all keyspaces take puts", async || {
+    wait("all keyspaces take puts", PATIENCE, async || {
         floors.iter().zip(registers.floors()).all(|(before, now)| now > *before)
     })
     .await?;
@@ -255,7 +247,7 @@ async fn taken_over(
 /// What all three nodes say of the keyspaces, once they agree and each has a leader.
 async fn settled(cluster: &Cluster) -> Result<Vec<Keyspace>, Box<dyn Error>> {
     let mut found = Vec::new();
-    wait("all nodes agree on all leaders", async || {
+    wait("all nodes agree on all leaders", PATIENCE, async || {
         let mut views = Vec::new();
         for at in 0..3 {
             let Ok(view) = admin::keyspaces(cluster.admin(at)).await else { return false };
@@ -275,16 +267,4 @@ async fn elections_won(cluster: &Cluster) -> Result<u64, Box<dyn Error>> {
         won += admin::counter(cluster.admin(at), admin::ELECTIONS_WON).await?.unwrap_or(0);
     }
     Ok(won)
-}
-
-/// Looks until `is_so`.
-async fn wait(what: &str, mut is_so: impl AsyncFnMut() -> bool) -> Result<(), Box<dyn Error>> {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so().await {
-        if Instant::now() > deadline {
-            return Err(format!("not within {PATIENCE:?}: {what}").into());
-        }
-        tokio::time::sleep(LOOK_PAUSE).await;
-    }
-    Ok(())
 }

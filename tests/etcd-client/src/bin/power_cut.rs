@@ -22,23 +22,12 @@ use polyraft_etcd_client_tests::disk::Disk;
 use polyraft_etcd_client_tests::ledger;
 use polyraft_etcd_client_tests::load::{self, Load, start};
 use polyraft_etcd_client_tests::node_process::Cluster;
+use polyraft_etcd_client_tests::outcome;
 use polyraft_etcd_client_tests::verify::{Verdict, Violation, verify_alone};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("power_cut: {error}");
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                eprintln!("  because: {error}");
-                cause = error.source();
-            }
-            ExitCode::from(2)
-        }
-    }
+    outcome::exit_code("power_cut", run().await)
 }
 
 /// The command line.
