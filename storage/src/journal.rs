@@ -41,6 +41,8 @@ pub const JOURNAL: TableId = TableId(0);
 pub const COLD: TableId = TableId(1);
 /// group (u64 big-endian) → meta row.
 pub const META: TableId = TableId(2);
+/// Key of a meta row that is no group's: a record was lost whose groups nobody knows.
+pub(crate) const LOST_RECORD_KEY: &[u8] = b"lost";
 /// The redo log's own; see `redo`.
 pub const REDO: TableId = TableId(3);
 
@@ -117,8 +119,8 @@ impl<T: TableStore> Journal<T> {
         let mut records = VecDeque::new();
         {
             let read = table.read()?;
-            load_meta(&read, &mut index)?;
-            replay(&read, &mut index, &mut records)?;
+            let is_told = load_meta(&read, &mut index)?;
+            replay(&read, is_told, &mut index, &mut records)?;
         }
         let known = index.groups.values().map(|group| group.meta_sequence).max().unwrap_or(0);
         let last = records.back().map_or(0, |(sequence, _)| *sequence);
@@ -502,10 +504,17 @@ fn cold_entry<'a>(group: GroupId, key: &[u8], value: &'a [u8]) -> Result<RawEntr
     }
 }
 
-fn load_meta(read: &impl TableRead, index: &mut JournalIndex) -> Result<(), StorageError> {
+/// Returns whether every row can be read: then they tell what garbage collection deleted.
+fn load_meta(read: &impl TableRead, index: &mut JournalIndex) -> Result<bool, StorageError> {
+    let mut is_told = true;
     read.scan(META, Bound::Unbounded, Bound::Unbounded, false, &mut |key, value| {
+        if key == LOST_RECORD_KEY {
+            index.lost_record = true;
+            return true;
+        }
         let Ok(group) = key.try_into().map(u64::from_be_bytes).map(GroupId::new) else {
             index.quarantine_all("a meta row of an unknown group");
+            is_told = false;
             return true;
         };
         match decode_meta(group, value) {
@@ -515,19 +524,22 @@ fn load_meta(read: &impl TableRead, index: &mut JournalIndex) -> Result<(), Stor
                 }
                 index.groups.insert(group, group_index);
             }
-            Err(rule) => index.quarantine(group, format!("meta row: {rule}")),
+            Err(rule) => {
+                index.quarantine(group, format!("meta row: {rule}"));
+                is_told = false;
+            }
         }
         true
-    })
+    })?;
+    Ok(is_told)
 }
 
 fn replay(
     read: &impl TableRead,
+    is_told: bool,
     index: &mut JournalIndex,
     records: &mut VecDeque<(u64, u64)>,
 ) -> Result<(), StorageError> {
-    // What garbage collection deleted, the meta rows tell, if all can be read.
-    let is_told = index.groups.values().all(|group| group.damage.is_none()) && !index.lost_record;
     let known = index.groups.values().map(|group| group.meta_sequence).max().unwrap_or(0);
     let mut expected = None;
     read.scan(JOURNAL, Bound::Unbounded, Bound::Unbounded, false, &mut |key, record| {

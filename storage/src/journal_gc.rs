@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Promise: work is done in small pieces, each atomic, so that no commit waits long; a group that is
-//! quarantined stays so after its damaged record is gone.
+//! quarantined stays so after its damaged record is gone. Once a record is lost, what shows it (the gap,
+//! the record of which nothing can be read) is about to go too: every group's meta row is then written.
 //! Not here: when to collect. The log writer calls between commits.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +18,9 @@ use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::GroupId;
 use polyraft_core::ports::StorageError;
 
-use crate::journal::{COLD, JOURNAL, Journal, META, cold_key, cold_value, visit_span};
+use crate::journal::{
+    COLD, JOURNAL, Journal, LOST_RECORD_KEY, META, cold_key, cold_value, visit_span,
+};
 use crate::journal_index::{JournalIndex, Place};
 use crate::journal_meta::encode_meta;
 use crate::journal_record::decode_frames;
@@ -44,6 +47,8 @@ struct Piece {
     cold: Vec<([u8; 16], Vec<u8>)>,
     /// Groups that had a part in the records: their meta rows take over.
     groups: BTreeSet<GroupId>,
+    /// Whether a record was lost of which not even the groups are known.
+    lost_record: bool,
     /// Groups whose entries turned out to be damaged.
     damaged: BTreeMap<GroupId, String>,
 }
@@ -57,12 +62,16 @@ fn collect_records<T: TableStore>(journal: &mut Journal<T>) -> Result<(), Storag
     let sequence = journal.next_sequence - 1;
     let rows = meta_rows(&journal.shared.index(), &piece.groups, upto, sequence);
     let mut size = WriteSize { bytes: 0, operations: piece.records.len() as u64 };
+    size.add(LOST_RECORD_KEY, &[]);
     piece.cold.iter().for_each(|(key, value)| size.add(key, value));
     rows.iter().for_each(|(key, value)| size.add(key, value));
     journal.write(size, &mut |write| {
         failpoint::hit(Step::CollectStart)?;
         piece.cold.iter().try_for_each(|(key, value)| write.put(COLD, key, value))?;
         rows.iter().try_for_each(|(key, value)| write.put(META, key, value))?;
+        if piece.lost_record {
+            write.put(META, LOST_RECORD_KEY, &[])?;
+        }
         failpoint::hit(Step::CollectInside)?;
         piece.records.iter().try_for_each(|at| write.delete(JOURNAL, &at.to_be_bytes()))
     })?;
@@ -83,6 +92,10 @@ fn plan_piece<T: TableStore>(journal: &Journal<T>) -> Result<Piece, StorageError
     let mut piece = Piece::default();
     let read = journal.shared.table.read()?;
     let index = journal.shared.index();
+    if index.lost_record {
+        piece.lost_record = true;
+        piece.groups.extend(index.groups.keys());
+    }
     for &(sequence, bytes) in journal.records.iter().take(journal.options.gc_step_rows) {
         let is_enough = piece.record_bytes + bytes > journal.options.gc_step_bytes;
         if is_enough && !piece.records.is_empty() {

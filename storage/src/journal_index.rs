@@ -125,6 +125,8 @@ pub(crate) struct GroupIndex {
     pub meta_sequence: u64,
     /// Why the group is quarantined.
     pub damage: Option<String>,
+    /// Whether the row in the meta table says so: no record that it knows of ends the quarantine.
+    pub is_damaged_in_meta: bool,
 }
 
 impl GroupIndex {
@@ -187,6 +189,9 @@ impl GroupIndex {
     }
 
     fn apply(&mut self, block: &Block, sequence: u64) -> Result<(), &'static str> {
+        if self.is_damaged_in_meta && sequence <= self.meta_sequence {
+            return Ok(());
+        }
         if let Some(identity) = &block.create {
             // A new replica of the group: nothing of an earlier one may show through.
             let (cold_rows, meta_sequence) = (self.cold_rows.clone(), self.meta_sequence);

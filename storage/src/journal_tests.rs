@@ -15,7 +15,7 @@ use crate::journal::{COLD, JOURNAL, Journal, JournalOptions, LOG_TABLES, META};
 use crate::journal_record::encode_record;
 use crate::lmdb::{LmdbOptions, LmdbTable};
 use crate::memory::{FailedCommit, MemoryTable};
-use crate::table::{TableStore, WriteSize};
+use crate::table::{TableStore, TableWrite, WriteSize};
 
 fn group(raw: u64) -> GroupId {
     GroupId::new(raw)
@@ -566,6 +566,46 @@ fn a_record_damaged_in_both_headers_quarantines_every_group() {
     assert_eq!(damaged_groups(&open(&table), 3, &model), [1, 2, 3]);
     let unknown = open(&table).restore(group(9), LogIndex::ZERO);
     assert!(matches!(unknown, Err(StorageError::Corrupt { .. })));
+}
+
+/// Goal: what a lost record took out of service stays so when garbage collection removes the gap that shows
+/// the loss, and the record that cannot be read; the collected records are of group 2 alone.
+#[test]
+fn a_lost_record_is_remembered_when_the_gap_is_collected() {
+    for is_gap in [true, false] {
+        let table = disk();
+        let mut journal = open(&table);
+        journal.commit(&[create(1), create(2)]).unwrap();
+        (1..=80).for_each(|at| _ = journal.commit(&[append(2, at..=at, 1)]).unwrap());
+        journal.commit(&[append(1, 1..=1, 1)]).unwrap();
+        collect_all(&mut journal);
+        (81..=90).for_each(|at| _ = journal.commit(&[append(2, at..=at, 1)]).unwrap());
+        journal.commit(&[append(1, 2..=2, 1)]).unwrap();
+        let key = 84_u64.to_be_bytes();
+        assert!(table.rows(JOURNAL).iter().any(|(at, _)| *at == key), "not collected so far");
+        let mut body = |write: &mut dyn TableWrite| match is_gap {
+            true => write.delete(JOURNAL, &key),
+            false => write.put(JOURNAL, &key, b"nothing"),
+        };
+        table.write(WriteSize::default(), &mut body).unwrap();
+        let mut journal = open(&table);
+        let mut reseed = create(2);
+        reseed.create = Some(GroupIdentity { replica: ReplicaId::new(99), ..identity(2) });
+        journal.commit(&[reseed]).unwrap();
+        (1..=80).for_each(|at| _ = journal.commit(&[append(2, at..=at, 1)]).unwrap());
+        collect_all(&mut journal);
+        assert!(
+            table.rows(JOURNAL)[0].0.as_slice() > key.as_slice(),
+            "the loss can be seen no more"
+        );
+        for journal in [&journal, &open(&table)] {
+            let quarantined: Vec<_> = journal.quarantined().into_iter().map(|(id, _)| id).collect();
+            assert_eq!(quarantined, [group(1)]);
+            assert_eq!(indexes(journal, 2).len(), 80);
+            let unknown = journal.restore(group(9), LogIndex::ZERO);
+            assert!(matches!(unknown, Err(StorageError::Corrupt { .. })), "{unknown:?}");
+        }
+    }
 }
 
 /// Goal: a journal that lost its end, as its meta rows can tell, takes nothing more: what it took would

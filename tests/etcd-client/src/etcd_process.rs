@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::member::Member;
-use crate::node_process::{ProcessError, free_tcp_port};
+use crate::node_process::ProcessError;
+use crate::ports::free_tcp_port;
 
 /// Three etcd members; killed when dropped.
 pub struct EtcdCluster {

@@ -27,5 +27,6 @@ pub mod nats_client;
 pub mod nats_process;
 pub mod node_process;
 pub mod outcome;
+mod ports;
 pub mod registers;
 pub mod verify;

@@ -14,7 +14,8 @@ use crate::ledger::value_hash;
 use crate::load::{Outcome, Target};
 use crate::member::Member;
 use crate::nats_client::{NatsConnection, NatsError};
-use crate::node_process::{ProcessError, free_tcp_port};
+use crate::node_process::ProcessError;
+use crate::ports::free_tcp_port;
 use crate::verify::Held;
 
 /// The stream, and the subject that it keeps.

@@ -1,7 +1,6 @@
 //! A cluster of three `polyraft node` processes on this machine, to be killed.
 
 use std::fs::File;
-use std::net::{TcpListener, UdpSocket};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::endpoints::connect;
 use crate::keyspaces;
+use crate::ports::{free_tcp_port, free_udp_port};
 
 /// How long a node may take to serve a linearizable read after it was started.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -71,7 +71,7 @@ pub enum ProcessError {
 }
 
 /// Adds what was being done.
-fn io(doing: &'static str) -> impl Fn(std::io::Error) -> ProcessError {
+pub(crate) fn io(doing: &'static str) -> impl Fn(std::io::Error) -> ProcessError {
     move |source| ProcessError::Io { doing, source }
 }
 
@@ -365,18 +365,6 @@ fn run(binary: &Path, before: &[&str], path: &Path, after: &[&str]) -> Result<()
     } else {
         Err(ProcessError::Certificates { command: format!("{command:?}") })
     }
-}
-
-/// A UDP port that nobody uses at the moment.
-fn free_udp_port() -> Result<u16, ProcessError> {
-    let socket = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    Ok(socket.map_err(io("finding a UDP port"))?.port())
-}
-
-/// A TCP port that nobody uses at the moment.
-pub(crate) fn free_tcp_port() -> Result<u16, ProcessError> {
-    let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    Ok(listener.map_err(io("finding a TCP port"))?.port())
 }
 
 fn data_dir(dir: &Path, node: usize) -> PathBuf {

@@ -10,8 +10,9 @@
 //! confuses nobody. Reads are sent at a fixed rate and wait for no answer: those sent to a process that
 //! stands still wait in its sockets, and are the first that it sees when it wakes.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, Error, GetOptions, GetResponse};
@@ -40,8 +41,15 @@ const NOBODY: usize = usize::MAX;
 #[derive(Default)]
 struct Register {
     floor: AtomicI64,
-    acknowledged: AtomicI64,
+    /// What was put, by the revision that was answered.
+    acknowledged: Mutex<BTreeMap<i64, u64>>,
     unknown: AtomicI64,
+}
+
+impl Register {
+    fn acknowledged(&self) -> MutexGuard<'_, BTreeMap<i64, u64>> {
+        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What became of all reads.
@@ -70,17 +78,17 @@ pub enum ReadMode {
     Serializable,
 }
 
-/// What the keyspaces' last states say.
+/// What the keyspaces' whole histories say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FinalCounts {
     /// Puts acknowledged.
-    pub acknowledged: i64,
+    pub acknowledged: usize,
     /// Puts of unknown outcome.
     pub unknown: i64,
-    /// Acknowledged puts that are not there.
-    pub lost: i64,
-    /// Puts that are there and were never made.
-    pub surplus: i64,
+    /// Acknowledged puts that are not what their revision holds.
+    pub lost: usize,
+    /// Puts that are there for the second time.
+    pub twice: usize,
 }
 
 /// All keyspaces' keys, and clients of every keyspace at every node.
@@ -185,25 +193,44 @@ impl Registers {
         true
     }
 
-    /// Compares what every keyspace holds with what was acknowledged: a key's version counts its puts.
+    /// Compares every revision of every keyspace with what was acknowledged at it.
     ///
     /// # Errors
     /// A keyspace does not answer.
-    pub async fn judge(&self) -> Result<FinalCounts, Error> {
+    ///
+    /// # Panics
+    /// A reader panicked.
+    pub async fn judge(self: &Arc<Self>) -> Result<FinalCounts, Error> {
+        let judges: Vec<_> =
+            (0..self.registers.len()).map(|at| tokio::spawn(self.clone().judge_one(at))).collect();
         let mut counts = FinalCounts::default();
-        for (at, register) in self.registers.iter().enumerate() {
-            let held = self.clients[0][at].clone().get(KEY, None).await?;
-            let (revision, version) =
-                held.kvs().first().map_or((0, 0), |pair| (pair.mod_revision(), pair.version()));
-            let acknowledged = register.acknowledged.load(Ordering::SeqCst);
-            let unknown = register.unknown.load(Ordering::SeqCst);
-            counts.acknowledged += acknowledged;
-            counts.unknown += unknown;
-            counts.lost += (acknowledged - version).max(0);
-            counts.lost += i64::from(revision < register.floor.load(Ordering::SeqCst));
-            counts.surplus += (version - acknowledged - unknown).max(0);
+        for judge in judges {
+            let one = judge.await.expect("judges never panic")?;
+            counts.acknowledged += one.acknowledged;
+            counts.unknown += one.unknown;
+            counts.lost += one.lost;
+            counts.twice += one.twice;
         }
         Ok(counts)
+    }
+
+    async fn judge_one(self: Arc<Self>, at: usize) -> Result<FinalCounts, Error> {
+        let mut client = self.clients[at % self.clients.len()][at].clone();
+        let last = client.get(KEY, None).await?.header().map_or(0, |header| header.revision());
+        let mut history = BTreeMap::new();
+        // A keyspace's first revision is its empty state.
+        for revision in 2..=last {
+            let options = GetOptions::new().with_revision(revision).with_serializable();
+            let held = client.get(KEY, Some(options)).await?;
+            if let Some(pair) = held.kvs().first().filter(|pair| pair.mod_revision() == revision) {
+                history.insert(revision, pair.value().to_vec());
+            }
+        }
+        let register = &self.registers[at];
+        let acknowledged = register.acknowledged();
+        let (lost, twice) = compare(&acknowledged, &history);
+        let unknown = register.unknown.load(Ordering::SeqCst);
+        Ok(FinalCounts { acknowledged: acknowledged.len(), unknown, lost, twice })
     }
 
     async fn write(self: Arc<Self>, at: usize) {
@@ -219,7 +246,7 @@ impl Registers {
             let answer = tokio::time::timeout(PUT_TIMEOUT, put).await.ok().and_then(Result::ok);
             match answer.and_then(|answer| Some(answer.header()?.revision())) {
                 Some(revision) => {
-                    register.acknowledged.fetch_add(1, Ordering::SeqCst);
+                    register.acknowledged().insert(revision, number);
                     register.floor.fetch_max(revision, Ordering::SeqCst);
                 }
                 None => {
@@ -287,6 +314,16 @@ impl Registers {
     }
 }
 
+/// How many acknowledged puts a history does not hold at their revision, and how many it holds again.
+fn compare(acknowledged: &BTreeMap<i64, u64>, history: &BTreeMap<i64, Vec<u8>>) -> (usize, usize) {
+    let is_lost = |(revision, number): &(&i64, &u64)| {
+        history.get(revision).is_none_or(|value| *value != number.to_string().into_bytes())
+    };
+    let lost = acknowledged.iter().filter(is_lost).count();
+    let once: BTreeSet<_> = history.values().collect();
+    (lost, history.len() - once.len())
+}
+
 /// Whether a read that began when `floor` was acknowledged may not show the revision `found`.
 fn is_stale(found: i64, floor: i64) -> bool {
     found < floor
@@ -295,6 +332,23 @@ fn is_stale(found: i64, floor: i64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_put_is_where_it_was_acknowledged_and_nowhere_else() {
+        let acknowledged = BTreeMap::from([(2, 1), (4, 3)]);
+        let history = |puts: &[(i64, &str)]| {
+            puts.iter().map(|(revision, number)| (*revision, number.as_bytes().to_vec())).collect()
+        };
+        let judged = |puts| compare(&acknowledged, &history(puts));
+        assert_eq!(judged(&[(2, "1"), (3, "2"), (4, "3")]), (0, 0), "an unknown one is there");
+        assert_eq!(
+            judged(&[(2, "1"), (3, "2"), (4, "4")]),
+            (1, 0),
+            "one of unknown outcome instead"
+        );
+        assert_eq!(judged(&[(2, "1"), (3, "3"), (4, "3")]), (0, 1));
+        assert_eq!(judged(&[(4, "3")]), (1, 0));
+    }
 
     #[test]
     fn only_what_is_older_than_the_floor_is_stale() {

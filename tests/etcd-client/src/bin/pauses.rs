@@ -181,7 +181,7 @@ async fn verdict(
     );
     println!(
         "pauses: {} reads checked, {} of them answered within 100 ms of waking ({} had waited for \
-         it), {} stale, {} unanswered; {} puts acknowledged, {} unknown, {} lost, {} too many; {:.0} s",
+         it), {} stale, {} unanswered; {} puts acknowledged, {} unknown, {} lost, {} twice; {:.0} s",
         reads.checked,
         reads.early,
         reads.early_waiting,
@@ -190,7 +190,7 @@ async fn verdict(
         puts.acknowledged,
         puts.unknown,
         puts.lost,
-        puts.surplus,
+        puts.twice,
         began.elapsed().as_secs_f64()
     );
     if costs.pauses < options.cycles {
@@ -204,7 +204,7 @@ async fn verdict(
                 && reads.early > 0
                 && costs.disturbed <= DISTURBED_FEW + costs.pauses / DISTURBED_ONE_IN
                 && split <= SPLIT_FEW + costs.won / SPLIT_ONE_IN
-                && (puts.lost, puts.surplus) == (0, 0)
+                && (puts.lost, puts.twice) == (0, 0)
                 && puts.acknowledged > 0
         }
     })
