@@ -144,6 +144,7 @@ traces! {
     one_change_at_a_time,
     one_to_three,
     one_to_three_and_back,
+    one_way_leader,
     persist_covers_earlier,
     pre_vote_refused_by_a_newer_term,
     pre_vote_refused_by_lease,

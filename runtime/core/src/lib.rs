@@ -27,6 +27,7 @@ pub mod peer_data;
 pub mod pending;
 pub mod ports;
 pub mod propose_batcher;
+mod quorum_contact;
 pub mod raft_bridge;
 pub mod read_queue;
 pub mod replica;

@@ -34,6 +34,7 @@ use crate::message::{Body, Envelope, RaftKind, RaftMessage};
 use crate::output::{Append, Committed, Output, Refusal, Refused, StepError};
 use crate::pending::{PendingProposals, Undecided};
 use crate::ports::{GroupAppend, RestoredLog};
+use crate::quorum_contact::QuorumContact;
 use crate::raft_bridge;
 use crate::read_queue::ReadQueue;
 use crate::status::{GroupEvent, GroupStatus, Health, Role};
@@ -83,6 +84,7 @@ pub struct Replica<W, R> {
     timer: ElectionTimer,
     early_stand: Option<EarlyStand>,
     stall: DiskStall,
+    contact: QuorumContact,
     tick: u64,
     held: VecDeque<Held>,
     appended: ReadyNumber,
@@ -150,6 +152,7 @@ impl<W, R> Replica<W, R> {
             timer: ElectionTimer::new(config.election_ticks, config.seed),
             early_stand: None,
             stall: DiskStall::default(),
+            contact: QuorumContact::default(),
             tick: 0,
             held: VecDeque::new(),
             appended: ReadyNumber::default(),
@@ -219,6 +222,7 @@ impl<W, R> Replica<W, R> {
         if raft.state != StateRole::Leader || message.term.get() != raft.term {
             return;
         }
+        self.contact.heard(follower.get(), self.tick);
         match message.kind {
             RaftKind::AppendResponse if !message.reject => {
                 self.windows.acknowledging(raft, follower.get(), message.index.get());
@@ -262,6 +266,7 @@ impl<W, R> Replica<W, R> {
             return;
         }
         self.pin_election_timeout();
+        self.step_down_if_cut_off();
         let successor = self.successor_if_unfit();
         let campaigned = self.raft.tick() && self.raft.raft.state != StateRole::Leader;
         if campaigned {
@@ -270,6 +275,19 @@ impl<W, R> Replica<W, R> {
         self.stand_if_due();
         self.resign(successor);
         self.pin_election_timeout();
+    }
+
+    /// A leader that hears no quorum for an election timeout steps down. Others may still hear it, and
+    /// wait for it: it stands, so that its pre-vote tells them (see `forget_ended_leader`).
+    fn step_down_if_cut_off(&mut self) {
+        let (tick, patience) = (self.tick, self.config.election_ticks);
+        let raft = &mut self.raft.raft;
+        let leads = raft.state == StateRole::Leader;
+        if leads && self.contact.is_lost(raft.prs(), raft.id, tick, patience) {
+            raft.become_follower(raft.term, 0);
+            let wait = 2 * self.config.heartbeat_ticks;
+            self.early_stand = Some(EarlyStand { due: tick + 1, wait });
+        }
     }
 
     /// A leader whose disk stands still for an election timeout applies nothing (RL-6), and one that a
@@ -747,6 +765,7 @@ impl<W, R> Replica<W, R> {
             self.output.undecided.extend(lost.map(|waiter| (waiter, Undecided::Unknown)));
         }
         if was.0 != Role::Leader && role == Role::Leader {
+            self.contact.elected(self.tick);
             self.output.events.push(GroupEvent::BecameLeader { term });
         } else if was.0 != Role::Follower && role == Role::Follower {
             self.output.events.push(GroupEvent::BecameFollower { term });

@@ -156,7 +156,7 @@ async fn pause(
 async fn verdict(
     options: &Options,
     costs: &Costs,
-    registers: &Registers,
+    registers: &Arc<Registers>,
     began: Instant,
 ) -> Result<bool, Box<dyn Error>> {
     let (reads, puts) = (registers.reads(), registers.judge().await?);
@@ -224,7 +224,7 @@ fn busiest(keyspaces: &[Keyspace], dice: &mut Dice) -> usize {
 /// Waits until every keyspace is led by another node than `victim` and takes puts; how long that took.
 async fn taken_over(
     cluster: &Cluster,
-    registers: &Registers,
+    registers: &Arc<Registers>,
     victim: usize,
     since: Instant,
 ) -> Result<Duration, Box<dyn Error>> {
