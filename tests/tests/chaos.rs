@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use polyraft::chaos::{ActorKind, Fault, FaultId, FaultRecord};
+use polyraft::chaos::{ActorKind, ChaosError, Fault, FaultId, FaultRecord};
 use polyraft::{GroupHandle, Health, ProposeError, Role};
 use polyraft_server::admin::Admin;
 use polyraft_server::chaos_routes::ChaosToken;
@@ -167,6 +167,21 @@ async fn a_bad_network(cluster: &Cluster) {
     }
 }
 
+/// What a fault held back for an hour goes on as soon as the fault is over.
+async fn a_delay_that_ends(cluster: &Cluster) {
+    let leader = cluster.leader(1).await;
+    let late = on_links(cluster, leader, r#""delay":"1h""#);
+    let next = cluster.leader_among(1, &others(cluster, leader)).await;
+    insist(&cluster.group(next, 1), add("without the one behind the delay")).await;
+    for delay in late {
+        delay.shows("frames_delayed", 1).await;
+        delay.end();
+    }
+    cluster.wait_for_leaders().await;
+    insist(&cluster.group(leader, 1), add("through it again")).await;
+    catches_up(cluster, leader).await;
+}
+
 /// A follower that gets no appends falls behind and still follows.
 async fn a_cut_lane(cluster: &Cluster) {
     let (leader, behind) = (cluster.leader(1).await, cluster.follower(1).await);
@@ -319,7 +334,11 @@ async fn a_failed_disk(cluster: &mut Cluster) {
         let leader = cluster.leader_among(1, &rest).await;
         insist(&cluster.group(leader, 1), add("still on the others")).await;
     }
+    let chaos = cluster.node(failed).chaos().expect("the shape has chaos").clone();
     cluster.stop(failed).await;
+    let late = chaos.inject(Fault::from_json(br#"{"kind":"clock","step":"+1h"}"#).expect("valid"));
+    assert!(matches!(late, Err(ChaosError::Stopped)), "{late:?}");
+    drop(chaos);
     cluster.start_node(failed).await;
     cluster.wait_for_leaders().await;
     catches_up(cluster, failed).await;
@@ -338,6 +357,7 @@ async fn every_fault_takes_effect_and_leaves_nothing_behind() {
     in_turn!(
         a_cut,
         a_bad_network,
+        a_delay_that_ends,
         a_cut_lane,
         slow_disks,
         full_disks,

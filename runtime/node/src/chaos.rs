@@ -46,7 +46,7 @@ mod record;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use fault::{
@@ -80,6 +80,8 @@ struct Inner {
     parts: Arc<NodeParts>,
     ports: ChaosPorts,
     last_id: AtomicU64,
+    /// The node stops. Changes only under the lock of the records.
+    is_closed: AtomicBool,
     records: Mutex<BTreeMap<FaultId, Record>>,
 }
 
@@ -96,6 +98,9 @@ pub enum ChaosError {
     /// Nothing was injected: too many faults are in force. End one first.
     #[error("{FAULTS_IN_FORCE_MAX} faults are in force, as many as may be")]
     TooMany,
+    /// Nothing was injected: the node stops, or has stopped.
+    #[error("the node stops")]
+    Stopped,
     /// There is no such fault, or no longer.
     #[error("there is no fault {id}")]
     UnknownFault {
@@ -106,8 +111,16 @@ pub enum ChaosError {
 
 impl Chaos {
     pub(crate) fn new(parts: Arc<NodeParts>, ports: ChaosPorts) -> Self {
-        let (last_id, records) = (AtomicU64::new(0), Mutex::default());
-        Self { inner: Arc::new(Inner { parts, ports, last_id, records }) }
+        let (last_id, is_closed, records) = Default::default();
+        Self { inner: Arc::new(Inner { parts, ports, last_id, is_closed, records }) }
+    }
+
+    /// Ends every fault, and takes no more: one that lasts would keep the node from stopping.
+    pub(crate) fn close(&self) {
+        let records = self.records();
+        self.inner.is_closed.store(true, Relaxed);
+        drop(records);
+        self.end_all();
     }
 
     /// Injects a fault, which acts at once. Ids count from 1.
@@ -117,6 +130,9 @@ impl Chaos {
     pub fn inject(&self, fault: Fault) -> Result<FaultId, ChaosError> {
         fault.check()?;
         let mut records = self.records();
+        if self.inner.is_closed.load(Relaxed) {
+            return Err(ChaosError::Stopped);
+        }
         if records.values().filter(|record| record.ended_ms.is_none()).count()
             >= FAULTS_IN_FORCE_MAX
         {

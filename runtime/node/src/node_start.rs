@@ -155,7 +155,7 @@ fn run(
         }
         // A commit that stands still would keep its thread from ending.
         if let Some(chaos) = &chaos {
-            chaos.end_all();
+            chaos.close();
         }
         parts.stop_supervision();
         transport.shutdown();

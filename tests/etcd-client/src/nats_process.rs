@@ -159,18 +159,42 @@ impl NatsCluster {
         }
     }
 
-    /// Everything in the stream, by key, and the last sequence number. Nothing of a stream that is gone.
+    /// Everything in the stream, by key, and the last sequence number, from the first server that knows
+    /// it. Nothing of a stream of which all servers say that there is none.
     ///
     /// # Errors
-    /// No server answers.
+    /// Neither, for a minute.
     pub async fn read_all(&self) -> Result<(i64, BTreeMap<String, Held>), NatsError> {
-        let info = self.ask(0, "STREAM.INFO", "").await?;
-        let Some(state) = info.state else { return Ok((0, BTreeMap::new())) };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut gone = 0;
+            for at in 0..3 {
+                match self.ask(at, "STREAM.INFO", "").await {
+                    Ok(StreamInfo { state: Some(state), .. }) => return self.read(at, &state).await,
+                    Ok(StreamInfo { error: Some(ApiError { code: 404 }), .. }) => gone += 1,
+                    _ => {}
+                }
+            }
+            if gone == 3 {
+                return Ok((0, BTreeMap::new()));
+            }
+            if Instant::now() > deadline {
+                return Err(NatsError::NoStream);
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+    }
+
+    async fn read(
+        &self,
+        at: usize,
+        state: &StreamState,
+    ) -> Result<(i64, BTreeMap<String, Held>), NatsError> {
         let mut held = BTreeMap::<String, Held>::new();
         if state.messages == 0 {
             return Ok((state.last_seq, held));
         }
-        let mut connection = NatsConnection::connect(&self.addresses[0]).await?;
+        let mut connection = NatsConnection::connect(&self.addresses[at]).await?;
         for (sequence, payload) in connection.consume(STREAM).await? {
             let text = String::from_utf8_lossy(&payload);
             let Some((key, value)) = text.split_once('\n') else { continue };

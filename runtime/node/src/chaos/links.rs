@@ -6,11 +6,12 @@
 //! ```
 //!
 //! Promise: order within a lane is kept but by faults that reorder; what waits is bounded, and the rest
-//! vanishes. A peer that is cut off altogether is reported as gone after as long as the transport takes
+//! vanishes; once no fault concerns a lane, what waits on it goes on at once. A peer that is cut off altogether is reported as gone after as long as the transport takes
 //! to notice a silent one, and as back when the cut ends (TR-8): QUIC's own beats pass below this port,
 //! so the peer's side sees only that frames vanish, unless the same is injected there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use polyraft_core::ids::NodeId;
 use polyraft_core::ports::{Lane, LinkStatus, PeerAddress, SendError, Transport, TransportEvents};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -41,6 +43,8 @@ type HandOn = dyn Fn(NodeId, Lane, Bytes) -> Result<(), Bytes> + Send + Sync;
 #[derive(Default)]
 pub(super) struct LinkFaults {
     in_force: InForce<ActiveLink>,
+    /// A fault has ended.
+    ended: Notify,
     /// Peers reported as gone.
     silenced: Mutex<BTreeSet<NodeId>>,
     ends: Mutex<Option<Ends>>,
@@ -68,6 +72,7 @@ impl LinkFaults {
 
     pub(super) fn end(&self, fault: &Arc<ActiveLink>) {
         self.in_force.remove(fault);
+        self.ended.notify_waiters();
         let peer = fault.fault.peer;
         let mut silenced = self.silenced();
         if self.is_silenced_by_any(peer) || !silenced.remove(&peer) {
@@ -90,6 +95,22 @@ impl LinkFaults {
         fault.disconnects.fetch_add(1, Relaxed);
         if let Some(Ends { events, .. }) = self.ends() {
             events.on_disconnected(peer);
+        }
+    }
+
+    /// Waits until `due`, but not for faults that are over.
+    async fn until(&self, due: Instant, (way, peer, lane): (Way, NodeId, Lane)) {
+        let mut passed = pin!(sleep_until(due));
+        loop {
+            let mut ended = pin!(self.ended.notified());
+            ended.as_mut().enable();
+            if self.in_force.those(|fault| fault.concerns(way, peer, lane)).is_empty() {
+                return;
+            }
+            tokio::select! {
+                () = &mut passed => return,
+                () = ended => {}
+            }
         }
     }
 
@@ -233,8 +254,14 @@ impl Lanes {
     fn start_lane(&self, peer: NodeId, lane: Lane, now: Instant) -> LateLane {
         let (queue, frames) = unbounded_channel();
         let progress = Arc::<Progress>::default();
-        let (hand_on, bytes) = (self.hand_on.clone(), self.late_bytes.clone());
-        self.runtime.spawn(carry((peer, lane), frames, hand_on, progress.clone(), bytes));
+        let carrier = Carrier {
+            of: (self.way, peer, lane),
+            faults: self.faults.clone(),
+            hand_on: self.hand_on.clone(),
+            progress: progress.clone(),
+            late_bytes: self.late_bytes.clone(),
+        };
+        self.runtime.spawn(carrier.carry(frames));
         LateLane { queue, last_due: now, progress }
     }
 
@@ -251,9 +278,10 @@ impl Lanes {
         }
         let (hand_on, bytes) = (self.hand_on.clone(), self.late_bytes.clone());
         let (progress, len) = (progress.clone(), frame.len());
+        let (faults, of) = (self.faults.clone(), (self.way, peer, lane));
         let ahead = progress.handed_on.load(Relaxed) + progress.waiting.load(SeqCst) as u64;
         self.runtime.spawn(async move {
-            sleep_until(due + HELD_BACK).await;
+            faults.until(due + HELD_BACK, of).await;
             let overtaken = progress.handed_on.load(Relaxed) > ahead;
             fault.reordered.fetch_add(u64::from(overtaken), Relaxed);
             offer_until_taken(&*hand_on, peer, lane, frame).await;
@@ -263,20 +291,25 @@ impl Lanes {
 }
 
 /// Carries one lane's late frames, in order.
-async fn carry(
-    (peer, lane): (NodeId, Lane),
-    mut frames: UnboundedReceiver<Late>,
+struct Carrier {
+    of: (Way, NodeId, Lane),
+    faults: Arc<LinkFaults>,
     hand_on: Arc<HandOn>,
     progress: Arc<Progress>,
     late_bytes: Arc<AtomicUsize>,
-) {
-    while let Some(Late { due, frame }) = frames.recv().await {
-        sleep_until(due).await;
-        let len = frame.len();
-        offer_until_taken(&*hand_on, peer, lane, frame).await;
-        progress.handed_on.fetch_add(1, Relaxed);
-        progress.waiting.fetch_sub(1, SeqCst);
-        late_bytes.fetch_sub(len, SeqCst);
+}
+
+impl Carrier {
+    async fn carry(self, mut frames: UnboundedReceiver<Late>) {
+        let (_, peer, lane) = self.of;
+        while let Some(Late { due, frame }) = frames.recv().await {
+            self.faults.until(due, self.of).await;
+            let len = frame.len();
+            offer_until_taken(&*self.hand_on, peer, lane, frame).await;
+            self.progress.handed_on.fetch_add(1, Relaxed);
+            self.progress.waiting.fetch_sub(1, SeqCst);
+            self.late_bytes.fetch_sub(len, SeqCst);
+        }
     }
 }
 
