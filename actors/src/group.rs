@@ -405,6 +405,7 @@ impl Handler<PeerMessages> for Group {
                 let reason = match error {
                     StepError::Invalid(_) => "invalid",
                     StepError::ApplyBacklogFull(_) => "apply_backlog_full",
+                    StepError::DiskBacklogFull(_) => "disk_backlog_full",
                     _ => "raft",
                 };
                 metrics::counter!("polyraft_peer_messages_refused_total", "reason" => reason)

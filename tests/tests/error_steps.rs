@@ -35,7 +35,7 @@ enum End {
 }
 
 /// Each step, what happens to it, and how it ends.
-const TABLE: [(Step, StoreFault, End); 22] = {
+const TABLE: [(Step, StoreFault, End); 24] = {
     use StoreFault::{Corrupt, Full, Io, Panic};
     [
         (Step::Commit, Io, End::Node),
@@ -46,6 +46,7 @@ const TABLE: [(Step, StoreFault, End); 22] = {
         (Step::Restore, Corrupt(GROUP), End::Group),
         (Step::Restore, Panic, End::Healthy),
         (Step::Collect, Io, End::Node),
+        (Step::Collect, Corrupt(GROUP), End::Node),
         (Step::Collect, Full, End::Healthy),
         (Step::Collect, Panic, End::Healthy),
         (Step::OpenLog, Io, End::Node),
@@ -58,6 +59,7 @@ const TABLE: [(Step, StoreFault, End); 22] = {
         (Step::OpenState, Corrupt(GROUP), End::Group),
         (Step::OpenState, Panic, End::Healthy),
         (Step::Flush, Io, End::Node),
+        (Step::Flush, Corrupt(GROUP), End::Node),
         (Step::Flush, Full, End::Healthy),
         (Step::Flush, Panic, End::Healthy),
     ]

@@ -196,6 +196,7 @@ traces! {
     split_vote,
     stalled_disk_hands_over,
     stalled_disk_hands_over_again,
+    stalled_disks_keep_their_leader,
     stands_first,
     step_down_spares_the_committed,
     superseded,

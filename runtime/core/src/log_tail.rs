@@ -217,7 +217,7 @@ impl LogTail {
     }
 }
 
-fn charged_bytes(entry: &Entry) -> usize {
+pub(crate) fn charged_bytes(entry: &Entry) -> usize {
     entry.data.len() + ENTRY_OVERHEAD_BYTES
 }
 

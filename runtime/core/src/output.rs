@@ -105,6 +105,9 @@ pub enum StepError {
     /// It carries entries, and too many are waiting to be applied here.
     #[error("group {0}: apply backlog is full")]
     ApplyBacklogFull(GroupId),
+    /// It carries entries, and too many are waiting for the disk here.
+    #[error("group {0}: too many entries wait for the disk")]
+    DiskBacklogFull(GroupId),
     /// raft-rs refused it.
     #[error("raft refused it")]
     Raft(#[source] raft::Error),
@@ -121,6 +124,7 @@ mod tests {
             StepError::Invalid(InvalidMessage::FromSelf),
             StepError::NotRaft,
             StepError::ApplyBacklogFull(GroupId::new(7)),
+            StepError::DiskBacklogFull(GroupId::new(7)),
             StepError::Raft(raft::Error::StepLocalMsg),
         ]
         .map(|error| error.to_string());
@@ -128,6 +132,7 @@ mod tests {
             "refused: sent in this replica's own name",
             "not a step of Raft",
             "group 7: apply backlog is full",
+            "group 7: too many entries wait for the disk",
             "raft refused it",
         ];
         assert_eq!(texts, expected);

@@ -29,7 +29,7 @@ use crate::disk_stall::DiskStall;
 use crate::election_timer::{EarlyStand, ElectionTimer};
 use crate::entry::{Configuration, HardState, LogEntry, Member};
 use crate::ids::{GroupId, LogIndex, NodeId, ReadyNumber, ReplicaId, Term};
-use crate::log_tail::{Fetch, LogTail};
+use crate::log_tail::{self, Fetch, LogTail};
 use crate::message::{Body, Envelope, RaftKind, RaftMessage};
 use crate::output::{Append, Committed, Output, Refusal, Refused, StepError};
 use crate::pending::{PendingProposals, Undecided};
@@ -187,12 +187,19 @@ impl<W, R> Replica<W, R> {
         if !message.entries.is_empty() && self.applying.backlog_bytes() > backlog_max {
             return Err(StepError::ApplyBacklogFull(self.config.group));
         }
+        if !message.entries.is_empty() && self.is_disk_behind(backlog_max) {
+            return Err(StepError::DiskBacklogFull(self.config.group));
+        }
         self.meet(Member { replica: sender, node: from });
         let (term, floor) = (message.term.get(), message.compact_floor);
+        let is_refused_vote = message.kind == RaftKind::RequestVoteResponse && message.reject;
         self.before_answer(sender, &message);
         self.forget_ended_leader(sender, &message);
         let stepped = self.raft.step(raft_bridge::message_to_raft(message, sender, self.id));
         self.keep_beyond_matched(sender);
+        if is_refused_vote {
+            self.stand_again_in_turn();
+        }
         if term == self.raft.raft.term && sender.get() == self.raft.raft.leader_id {
             self.compaction.raise_floor(floor);
         }
@@ -203,6 +210,14 @@ impl<W, R> Replica<W, R> {
         }
     }
 
+    /// Whether more than so many bytes of entries wait for the disk. A leader sends on to whoever answers
+    /// its heartbeats, which a follower does while its disk stands still.
+    fn is_disk_behind(&self, bytes_max: usize) -> bool {
+        let (tail, persisted) = (self.raft.store(), self.raft.raft.raft_log.persisted);
+        let waiting = || tail.entries_after(LogIndex::new(persisted)).map(log_tail::charged_bytes);
+        tail.bytes() > bytes_max && waiting().sum::<usize>() > bytes_max
+    }
+
     /// A leader never stands in its own term. One that stands for a later term has restarted or
     /// stepped down, so that nobody needs to be kept from disturbing it, nor to wait for it. Should
     /// its log have become too short to win, the other voters stand one after the other.
@@ -211,8 +226,7 @@ impl<W, R> Replica<W, R> {
         let raft = &mut self.raft.raft;
         if stands && raft.leader_id == sender.get() && message.term.get() > raft.term {
             raft.leader_id = 0;
-            let turn = self.configuration.voters.iter().position(|voter| *voter == self.id);
-            self.stand_early(1 + turn.unwrap_or(0) as u64);
+            self.stand_early(1 + self.turn());
         }
     }
 
@@ -277,49 +291,9 @@ impl<W, R> Replica<W, R> {
         self.pin_election_timeout();
     }
 
-    /// A leader that hears no quorum for an election timeout steps down. Others may still hear it, and
-    /// wait for it: it stands, so that its pre-vote tells them (see `forget_ended_leader`).
-    fn step_down_if_cut_off(&mut self) {
-        let (tick, patience) = (self.tick, self.config.election_ticks);
-        let raft = &mut self.raft.raft;
-        let leads = raft.state == StateRole::Leader;
-        if leads && self.contact.is_lost(raft.prs(), raft.id, tick, patience) {
-            raft.become_follower(raft.term, 0);
-            let wait = 2 * self.config.heartbeat_ticks;
-            self.early_stand = Some(EarlyStand { due: tick + 1, wait });
-        }
-    }
-
-    /// A leader whose disk stands still for an election timeout applies nothing (RL-6), and one that a
-    /// change left without a vote does not step down in raft-rs (DESIGN §3, rule 11): both hand over
-    /// to the voter that answers and has the most. Asked before raft-rs's own tick: the one in which it
-    /// gives a hand-over up also forgets who has answered.
-    fn successor_if_unfit(&mut self) -> Option<ReplicaId> {
-        let is_stalled =
-            self.stall.on_tick(self.persisted < self.appended) >= self.config.election_ticks;
-        let raft = &self.raft.raft;
-        let is_fit = self.configuration.is_voter(self.id) && !is_stalled;
-        if raft.state != StateRole::Leader || is_fit {
-            return None;
-        }
-        let fitness = |id: &&ReplicaId| {
-            raft.prs().get(id.get()).map(|progress| (progress.recent_active, progress.matched))
-        };
-        let others = self.configuration.voters.iter().filter(|voter| **voter != self.id);
-        others.max_by_key(fitness).copied()
-    }
-
-    fn resign(&mut self, successor: Option<ReplicaId>) {
-        let raft = &self.raft.raft;
-        let is_idle = raft.state == StateRole::Leader && raft.lead_transferee.is_none();
-        if let Some(successor) = successor.filter(|_| is_idle) {
-            self.raft.transfer_leader(successor.get());
-        }
-    }
-
-    /// The node's disk has made something durable, of whatever group: it does not stand still.
-    pub fn on_disk_progress(&mut self) {
-        self.stall.ended();
+    /// This replica's place among the voters, so that those who stand for one reason do so one by one.
+    fn turn(&self) -> u64 {
+        self.configuration.voters.iter().position(|voter| *voter == self.id).unwrap_or(0) as u64
     }
 
     /// Plans to stand after twice `turn` heartbeat intervals, unless there is a leader by then.
@@ -601,7 +575,9 @@ impl<W, R> Replica<W, R> {
     }
 
     /// A leader sends before its own sync, but not before its vote for itself is durable: a sole
-    /// voter leads at once, and after a crash it would lead the same term with another log.
+    /// voter leads at once, and after a crash it would lead the same term with another log. A follower
+    /// whose term is durable answers heartbeats and asks for read indexes, whatever its disk does: they
+    /// say nothing of the log.
     fn process_ready(&mut self) {
         let mut ready = self.raft.ready();
         let number = ready.number();
@@ -612,10 +588,13 @@ impl<W, R> Replica<W, R> {
         if ready.must_sync() {
             self.append(&entries);
         }
+        let (free, behind_log): (Vec<_>, Vec<_>) =
+            ready.take_persisted_messages().into_iter().partition(says_nothing_of_the_log);
+        messages.extend(free);
         if self.promised <= self.persisted {
             messages.drain(..).for_each(|message| self.send(message));
         }
-        messages.extend(ready.take_persisted_messages());
+        messages.extend(behind_log);
         self.held.push_back(Held { needs: self.appended, ready: number, messages });
         for read in ready.take_read_states() {
             let index = LogIndex::new(read.index);
@@ -790,10 +769,17 @@ fn restored_tail(restored: &RestoredLog, applied: LogIndex) -> LogTail {
     LogTail::new(initial, restored.compacted, runs, restored.last, entries)
 }
 
+fn says_nothing_of_the_log(message: &Message) -> bool {
+    matches!(message.get_msg_type(), MessageType::MsgHeartbeatResponse | MessageType::MsgReadIndex)
+}
+
 /// An entry of this replica's own log, in our terms.
 fn log_entry(entry: Entry) -> LogEntry {
     raft_bridge::entry_from_raft(entry).expect("only entries of our kinds enter the log")
 }
+
+#[path = "replica_fitness.rs"]
+mod fitness;
 
 #[cfg(test)]
 #[path = "replica_tests.rs"]

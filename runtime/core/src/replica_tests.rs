@@ -542,6 +542,24 @@ fn a_backlog_refuses_appends_and_lets_heartbeats_through() {
 }
 
 #[test]
+fn a_disk_that_is_behind_refuses_appends_and_answers_heartbeats() {
+    let mut replica = replica(3);
+    step(&mut replica, 2, message(RaftKind::Heartbeat, 1));
+    take(&mut replica);
+    replica.on_persisted(ReadyNumber::new(1));
+    replica.config.apply_backlog_bytes_max = 0;
+    step(&mut replica, 2, append(1, (0, 0), vec![entry(1, 1)], 0));
+    take(&mut replica);
+    let (node, more) = from_peer(2, append(1, (1, 1), vec![entry(2, 1)], 0));
+    let refused = replica.on_message(node, more.clone());
+    assert!(matches!(refused, Err(StepError::DiskBacklogFull(GROUP))), "{refused:?}");
+    step(&mut replica, 2, message(RaftKind::Heartbeat, 1));
+    assert_eq!(take(&mut replica), ["send 201 HeartbeatResponse 0 [] 0"]);
+    replica.on_persisted(ReadyNumber::new(2));
+    assert!(replica.on_message(node, more).is_ok());
+}
+
+#[test]
 fn uncommitted_bytes_are_bounded() {
     let mut leader = leader();
     let half = Bytes::from(vec![0; limits::UNCOMMITTED_BYTES_MAX / 2 + 1]);

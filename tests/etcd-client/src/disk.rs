@@ -10,13 +10,16 @@
 //! Source: `EXT4_IOC_SHUTDOWN` in fs/ext4/ext4.h; xfstests' `godown`.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 
-/// Sparse: takes what is written.
-const DISK_BYTES: u64 = 4 << 30;
+/// Room for whatever a run writes; sparse.
+pub const DISK_BYTES: u64 = 4 << 30;
+/// Pieces of a ballast, first; then half, and so on down to a byte.
+const BALLAST_PIECE_BYTES: usize = 1 << 20;
 /// `_IOR('X', 125, __u32)`; despite its name the value is read from the caller.
 const SHUTDOWN: Opcode = opcode::read::<u32>(b'X', 125);
 /// Without flushing ext4's journal first.
@@ -61,17 +64,17 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Makes a disk over the new file `image` and mounts it at the new directory `mount`.
+    /// Makes a disk of so many bytes over the new file `image` and mounts it at the new directory `mount`.
     ///
     /// # Errors
     /// Not root, no loop device, or no room.
-    pub fn create(image: &Path, mount: &Path) -> Result<Self, DiskError> {
+    pub fn create(image: &Path, mount: &Path, bytes: u64) -> Result<Self, DiskError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| DiskError::Io { path, source }
         };
         let file = File::create_new(image).map_err(io(image))?;
-        file.set_len(DISK_BYTES).map_err(io(image))?;
+        file.set_len(bytes).map_err(io(image))?;
         fs::create_dir_all(mount).map_err(io(mount))?;
         run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image))?;
         let device = run(Command::new("losetup").args(["--find", "--show"]).arg(image))?;
@@ -91,6 +94,24 @@ impl Disk {
         #[allow(unsafe_code)]
         let cut = unsafe { ioctl(&root, Setter::<SHUTDOWN, u32>::new(NO_LOG_FLUSH)) };
         cut.map_err(|source| DiskError::Shutdown { mount: self.mount.clone(), source })
+    }
+
+    /// Takes all the room that is left, until the file that is returned is removed.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn fill(&self) -> Result<PathBuf, DiskError> {
+        let path = self.mount.join("ballast");
+        let mut ballast =
+            File::create(&path).map_err(|source| DiskError::Io { path: path.clone(), source })?;
+        let mut piece = vec![7; BALLAST_PIECE_BYTES];
+        while !piece.is_empty() {
+            // What was taken into the cache may find no room later.
+            if ballast.write_all(&piece).and_then(|()| ballast.sync_data()).is_err() {
+                piece.truncate(piece.len() / 2);
+            }
+        }
+        Ok(path)
     }
 
     /// Makes everything that was written so far durable.

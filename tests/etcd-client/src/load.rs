@@ -45,6 +45,7 @@ pub trait Target: Send + 'static {
 pub struct Load {
     ledger: Mutex<LedgerWriter>,
     run: u64,
+    value_bytes_min: usize,
     stopped: AtomicBool,
     acknowledged: AtomicU64,
     unknown: AtomicU64,
@@ -57,10 +58,19 @@ impl Load {
     /// # Errors
     /// The ledger cannot be used.
     pub fn open(path: &Path) -> Result<Arc<Self>, LedgerError> {
+        Self::of_values(path, 0)
+    }
+
+    /// As [`Load::open`], with values of at least so many bytes.
+    ///
+    /// # Errors
+    /// The ledger cannot be used.
+    pub fn of_values(path: &Path, value_bytes_min: usize) -> Result<Arc<Self>, LedgerError> {
         let ledger = LedgerWriter::open(path)?;
         Ok(Arc::new(Self {
             run: ledger.run(),
             ledger: Mutex::new(ledger),
+            value_bytes_min,
             stopped: AtomicBool::new(false),
             acknowledged: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
@@ -115,8 +125,8 @@ impl Load {
         let mut sequence = 0_u64;
         while !self.stopped.load(Ordering::Relaxed) {
             let key = format!("{KEY_PREFIX}r{}/c{number}/{sequence}", self.run);
-            let value =
-                format!("{key}:{}", "v".repeat(usize::from(value_hash(key.as_bytes()) as u8)));
+            let more = self.value_bytes_min + usize::from(value_hash(key.as_bytes()) as u8);
+            let value = format!("{key}:{}", "v".repeat(more));
             let (revision, counter) = match target.put(&key, &value).await {
                 Outcome::NotSent => {
                     self.refused.fetch_add(1, Ordering::Relaxed);

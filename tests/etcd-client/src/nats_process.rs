@@ -170,7 +170,9 @@ impl NatsCluster {
             let mut gone = 0;
             for at in 0..3 {
                 match self.ask(at, "STREAM.INFO", "").await {
-                    Ok(StreamInfo { state: Some(state), .. }) => return self.read(at, &state).await,
+                    Ok(StreamInfo { state: Some(state), .. }) => {
+                        return self.read(at, &state).await;
+                    }
                     Ok(StreamInfo { error: Some(ApiError { code: 404 }), .. }) => gone += 1,
                     _ => {}
                 }

@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use polyraft_etcd_client_tests::arguments::{ArgumentError, Arguments};
 use polyraft_etcd_client_tests::dice::Dice;
-use polyraft_etcd_client_tests::disk::Disk;
+use polyraft_etcd_client_tests::disk::{DISK_BYTES, Disk};
 use polyraft_etcd_client_tests::etcd_process::EtcdCluster;
 use polyraft_etcd_client_tests::ledger;
 use polyraft_etcd_client_tests::load::{self, Load};
@@ -224,7 +224,7 @@ impl Rig {
         let mut disks = Vec::new();
         for at in 0..3 {
             let image = dir.join(format!("disk-{}", at + 1));
-            disks.push(Disk::create(&image, system.data_dir(at))?);
+            disks.push(Disk::create(&image, system.data_dir(at), DISK_BYTES)?);
         }
         Ok(Self { system, disks, ledger: dir.join("ledger"), known: BTreeSet::new() })
     }

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use polyraft_etcd_client_tests::arguments::{ArgumentError, Arguments};
 use polyraft_etcd_client_tests::dice::Dice;
-use polyraft_etcd_client_tests::disk::Disk;
+use polyraft_etcd_client_tests::disk::{DISK_BYTES, Disk};
 use polyraft_etcd_client_tests::ledger;
 use polyraft_etcd_client_tests::load::{self, Load, start};
 use polyraft_etcd_client_tests::node_process::Cluster;
@@ -123,7 +123,7 @@ impl Rig {
         let mut disks = Vec::new();
         for at in 0..3 {
             let image = dir.join(format!("disk-{}", at + 1));
-            disks.push(Disk::create(&image, &cluster.data_dir(at))?);
+            disks.push(Disk::create(&image, &cluster.data_dir(at), DISK_BYTES)?);
         }
         let (ledger, dice) = (dir.join("ledger"), Dice::new(options.seed));
         Ok(Self { cluster, disks, ledger, dice })

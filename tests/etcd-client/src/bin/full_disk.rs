@@ -1,0 +1,155 @@
+//! Fills every disk of a cluster under load and makes room again (ST-5), and judges what was acknowledged.
+//!
+//! ```text
+//! full_disk --binary FILE [--cycles N] [--clients K] [--dir DIR]
+//! load → disks full → no put for a while, every node reads → kill -9 of one → room → puts again → verify
+//! ```
+//!
+//! The disks are small ext4 file systems on loop devices. What must be seen: while they are full nothing is
+//! acknowledged, no node ends by itself or fails for good, and every node answers linearizable reads;
+//! afterwards puts are acknowledged within a minute, also through a node that was killed while its disk was
+//! full, and nothing is lost. Needs root and `mkfs.ext4`.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use polyraft_etcd_client_tests::admin;
+use polyraft_etcd_client_tests::arguments::Arguments;
+use polyraft_etcd_client_tests::disk::Disk;
+use polyraft_etcd_client_tests::endpoints::connect;
+use polyraft_etcd_client_tests::ledger::{self, LedgerError};
+use polyraft_etcd_client_tests::load::{self, Load};
+use polyraft_etcd_client_tests::node_process::Cluster;
+use polyraft_etcd_client_tests::outcome;
+use polyraft_etcd_client_tests::verify::verify_alone;
+use tokio::task::JoinHandle;
+
+/// Small enough to be filled in seconds, with room for every file that a node makes at its start.
+const DISK_BYTES: u64 = 768 << 20;
+/// Long values fill what files have left; a page of them fits a message.
+const VALUE_BYTES: usize = 3_000;
+/// Without an acknowledged put for so long the disks count as full.
+const QUIET: Duration = Duration::from_secs(3);
+/// How long it may take until then.
+const PATIENCE: Duration = Duration::from_secs(120);
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    outcome::exit_code("full_disk", run().await)
+}
+
+/// Whether the promise held.
+async fn run() -> Result<bool, Box<dyn Error>> {
+    let arguments =
+        Arguments::parse(std::env::args().skip(1), &["binary", "cycles", "clients", "dir"])?;
+    let binary: PathBuf = arguments.require("binary")?;
+    let (cycles, clients) =
+        (arguments.get_or("cycles", 3_usize)?, arguments.get_or("clients", 16)?);
+    if !rustix::process::geteuid().is_root() {
+        return Err("needs root: it mounts file systems of its own".into());
+    }
+    let scratch = tempfile::tempdir()?;
+    let dir = std::path::absolute(arguments.get_or("dir", scratch.path().to_path_buf())?)?;
+    std::fs::create_dir_all(&dir)?;
+    let mut rig = Rig::prepare(&std::path::absolute(binary)?, &dir, clients)?;
+    rig.cluster.start_all().await?;
+    let (began, mut is_kept) = (Instant::now(), true);
+    for cycle in 1..=cycles {
+        is_kept &= rig.cycle(cycle).await?;
+    }
+    println!(
+        "full_disk: {cycles} cycles, {}, {:.0} s",
+        if is_kept { "nothing lost" } else { "BROKEN" },
+        began.elapsed().as_secs_f64()
+    );
+    Ok(is_kept)
+}
+
+type Running = Vec<JoinHandle<Result<(), LedgerError>>>;
+
+/// Three nodes, each with a small disk of its own.
+struct Rig {
+    // Processes end before their disks are unmounted.
+    cluster: Cluster,
+    disks: Vec<Disk>,
+    ledger: PathBuf,
+    clients: usize,
+}
+
+impl Rig {
+    fn prepare(binary: &Path, dir: &Path, clients: usize) -> Result<Self, Box<dyn Error>> {
+        let cluster = Cluster::prepare(binary, dir, &[1])?;
+        let mut disks = Vec::new();
+        for at in 0..3 {
+            let image = dir.join(format!("disk-{}", at + 1));
+            disks.push(Disk::create(&image, &cluster.data_dir(at), DISK_BYTES)?);
+        }
+        Ok(Self { cluster, disks, ledger: dir.join("ledger"), clients })
+    }
+
+    fn start_load(&self) -> Result<(Arc<Load>, Running), LedgerError> {
+        let load = Load::of_values(&self.ledger, VALUE_BYTES)?;
+        let running = load::start(&load, self.clients, self.cluster.endpoints());
+        Ok((load, running))
+    }
+
+    async fn cycle(&mut self, cycle: usize) -> Result<bool, Box<dyn Error>> {
+        let (load, running) = self.start_load()?;
+        load.wait_for_progress().await?;
+        let ballast = self.disks.iter().map(Disk::fill).collect::<Result<Vec<_>, _>>()?;
+        let filled = Instant::now();
+        wait_until_quiet(&load).await?;
+        let quiet_after = filled.elapsed().saturating_sub(QUIET);
+        for at in 0..3 {
+            connect(&self.cluster.endpoints()[at]).await?.get("probe", None).await?;
+            let replica = admin::replica(self.cluster.admin(at)).await?;
+            if replica.storage_failure.is_some() || replica.health != "healthy" {
+                return Err(format!("node {} is not well: {replica:?}", at + 1).into());
+            }
+        }
+        // It comes back once there is room: no node needs the others' disks for that.
+        let victim = cycle % 3;
+        self.cluster.kill(victim)?;
+        let acknowledged = load.acknowledged();
+        for path in ballast {
+            std::fs::remove_file(path)?;
+        }
+        let room = Instant::now();
+        self.cluster.start(victim)?;
+        load.wait_for_progress().await?;
+        let progress_after = room.elapsed();
+        self.cluster.wait_until_serving(victim).await?;
+        load::finish(&load, running).await?;
+        let (again, running) = self.start_load()?;
+        again.wait_for_progress().await?;
+        load::finish(&again, running).await?;
+        let verdict = verify_alone(&ledger::read(&self.ledger)?, self.cluster.endpoints()).await?;
+        println!(
+            "cycle {cycle}: {acknowledged} acknowledged until the disks were full, {:.1} s after \
+             they were filled; puts again {:.1} s after there was room; {verdict}",
+            quiet_after.as_secs_f64(),
+            progress_after.as_secs_f64()
+        );
+        Ok(verdict.violations.is_empty())
+    }
+}
+
+/// Waits until nothing was acknowledged for a while.
+async fn wait_until_quiet(load: &Load) -> Result<(), Box<dyn Error>> {
+    let deadline = Instant::now() + PATIENCE;
+    let (mut acknowledged, mut since) = (load.acknowledged(), Instant::now());
+    while since.elapsed() < QUIET {
+        if Instant::now() > deadline {
+            return Err(format!("puts are acknowledged on full disks for {PATIENCE:?}").into());
+        }
+        tokio::time::sleep(LOOK_PAUSE).await;
+        if load.acknowledged() > acknowledged {
+            (acknowledged, since) = (load.acknowledged(), Instant::now());
+        }
+    }
+    Ok(())
+}
