@@ -2,14 +2,16 @@
 //! rest at once, and under a moderate load it refuses nothing (BP-10, AP-2).
 //! Method: three whole nodes in virtual time, whose machines take 20 ms for an entry of up to a hundred
 //! commands. Units of twenty commands arrive at a fixed rate, each with a deadline of 2 s, whatever
-//! becomes of the earlier ones. The queue has room for 13 s of them.
+//! becomes of the earlier ones. The queue has room for 13 s of them. Apart from that, a leader whose
+//! hand-over hangs refuses what it is sent, until it gives up.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use polyraft::GroupId;
+use polyraft::{GroupId, NodeId};
 use polyraft_actors::batcher::Propose;
 use polyraft_actors::directory::GroupCell;
+use polyraft_actors::group::TransferLeader;
 use polyraft_actors::proposal::UnitReply;
 use polyraft_core::batch::Unit;
 use polyraft_core::batch_config::BatchConfig;
@@ -132,4 +134,29 @@ fn a_moderate_load_is_refused_nothing() {
     let heard = overload(CAPACITY / 2, Duration::from_secs(10));
     assert_eq!((heard.overloaded, heard.other), (0, 0), "{heard:?}");
     assert_eq!(heard.applied, heard.offered);
+}
+
+/// What a leader refuses goes back in line: not round and round without a pause, in which virtual time
+/// would stand still and this test never end; and not with a deadline that begins anew.
+#[test]
+fn a_hand_over_that_hangs_costs_neither_a_core_nor_a_deadline() {
+    simulate(async {
+        let cluster = MemoryCluster::start(3, MemoryOptions::new(Threads::One, 7));
+        cluster.create_group(GROUP).await;
+        let leader = cluster.leader(GROUP, Duration::from_secs(60)).await;
+        let (node, heir) = (cluster.node(leader), leader % 3 + 1);
+        cluster.isolate(heir, true);
+        let addrs = node.cell(GROUP).addrs().expect("the group runs");
+        assert!(addrs.group.try_send(TransferLeader { to: NodeId::new(heir) }).is_ok());
+        let short = Duration::from_millis(100);
+        let patient = node.propose(GROUP, command(1), Duration::from_secs(30));
+        let hasty = async {
+            let began = Instant::now();
+            (node.propose(GROUP, command(2), short).await, began.elapsed())
+        };
+        let (patient, (hasty, took)) = tokio::join!(patient, hasty);
+        assert!(patient.is_ok(), "the hand-over is given up: {patient:?}");
+        assert!(hasty.is_err() && took < 2 * short, "{hasty:?} after {took:?}");
+        cluster.stop().await;
+    });
 }
