@@ -65,6 +65,8 @@ pub struct Replica {
     pub term: u64,
     /// The node that leads, if known.
     pub leader: Option<u64>,
+    /// Whether it has applied everything that it knows to be committed.
+    pub is_current: bool,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +80,8 @@ struct ReplicaStatus {
     health: String,
     term: u64,
     leader: Option<u64>,
+    commit: u64,
+    applied: u64,
 }
 
 /// The keyspaces of the node at `address`, ascending by group id.
@@ -95,8 +99,9 @@ pub async fn keyspaces(address: &str) -> Result<Vec<Keyspace>, AdminError> {
 pub async fn replica(address: &str) -> Result<Replica, AdminError> {
     let NodeStatus { storage_failure, groups } = status(address).await?;
     let missing = || malformed(address, STATUS, "no group".to_owned());
-    let ReplicaStatus { health, term, leader } = groups.into_iter().next().ok_or_else(missing)?;
-    Ok(Replica { storage_failure, health, term, leader })
+    let ReplicaStatus { health, term, leader, commit, applied } =
+        groups.into_iter().next().ok_or_else(missing)?;
+    Ok(Replica { storage_failure, health, term, leader, is_current: applied == commit })
 }
 
 async fn status<T: DeserializeOwned>(address: &str) -> Result<T, AdminError> {
