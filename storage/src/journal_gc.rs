@@ -8,7 +8,7 @@
 //!
 //! Promise: work is done in small pieces, each atomic, so that no commit waits long; a group that is
 //! quarantined stays so after its damaged record is gone. Once a record is lost, what shows it (the gap,
-//! the record of which nothing can be read) is about to go too: every group's meta row is then written.
+//! the record of which nothing can be read) is about to go too: every group's meta row is then written, once.
 //! Not here: when to collect. The log writer calls between commits.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,7 +47,7 @@ struct Piece {
     cold: Vec<([u8; 16], Vec<u8>)>,
     /// Groups that had a part in the records: their meta rows take over.
     groups: BTreeSet<GroupId>,
-    /// Whether a record was lost of which not even the groups are known.
+    /// Whether a record was lost of which not even the groups are known, and nothing says so yet.
     lost_record: bool,
     /// Groups whose entries turned out to be damaged.
     damaged: BTreeMap<GroupId, String>,
@@ -79,6 +79,7 @@ fn collect_records<T: TableStore>(journal: &mut Journal<T>) -> Result<(), Storag
     journal.records.drain(..piece.records.len());
     journal.record_bytes -= piece.record_bytes;
     let mut index = journal.shared.index_mut();
+    index.is_loss_unrecorded &= !piece.lost_record;
     for group in &piece.groups {
         if let Some(group) = index.groups.get_mut(group) {
             group.moved_to_cold(upto);
@@ -92,7 +93,7 @@ fn plan_piece<T: TableStore>(journal: &Journal<T>) -> Result<Piece, StorageError
     let mut piece = Piece::default();
     let read = journal.shared.table.read()?;
     let index = journal.shared.index();
-    if index.lost_record {
+    if index.is_loss_unrecorded {
         piece.lost_record = true;
         piece.groups.extend(index.groups.keys());
     }

@@ -277,6 +277,8 @@ pub(crate) struct JournalIndex {
     pub garbage: BTreeSet<GroupId>,
     /// Whether a record was met of which not even the groups are known.
     pub lost_record: bool,
+    /// Whether the meta table does not say so yet.
+    pub is_loss_unrecorded: bool,
 }
 
 impl JournalIndex {
@@ -300,7 +302,7 @@ impl JournalIndex {
 
     /// Takes every group out of service: any of them may have had a part in the lost record.
     pub fn quarantine_all(&mut self, reason: &str) {
-        self.lost_record = true;
+        (self.lost_record, self.is_loss_unrecorded) = (true, true);
         let groups: Vec<_> = self.groups.keys().copied().collect();
         for group in groups {
             self.quarantine(group, reason.to_owned());

@@ -17,6 +17,11 @@ impl DiskStall {
         self.ticks
     }
 
+    /// For how many ticks something has waited.
+    pub fn ticks(&self) -> u64 {
+        self.ticks
+    }
+
     /// Something became durable.
     pub fn ended(&mut self) {
         self.ticks = 0;

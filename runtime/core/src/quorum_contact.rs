@@ -11,20 +11,31 @@ use raft::ProgressTracker;
 /// What one leader has heard.
 #[derive(Debug, Default)]
 pub(crate) struct QuorumContact {
-    /// When it was elected, in ticks: who was not heard since counts from here.
+    /// The term that it leads.
+    term: u64,
+    /// When that began, in ticks: who was not heard since counts from here.
     since: u64,
     heard: BTreeMap<u64, u64>,
 }
 
 impl QuorumContact {
-    /// The replica leads a new term, as of `tick`: those who voted for it have just been heard.
-    pub fn elected(&mut self, tick: u64) {
-        *self = Self { since: tick, heard: BTreeMap::new() };
+    /// The replica leads `term`. Of a new one, those who voted for it have just been heard.
+    pub fn leads(&mut self, term: u64, tick: u64) {
+        if self.term != term {
+            *self = Self { term, since: tick, heard: BTreeMap::new() };
+        }
     }
 
     /// `peer` has answered in the leader's term.
     pub fn heard(&mut self, peer: u64, tick: u64) {
         self.heard.insert(peer, tick);
+    }
+
+    /// The membership has changed: who is new counts from now.
+    pub fn joined(&mut self, progress: &ProgressTracker, tick: u64) {
+        for (peer, _) in progress.iter() {
+            self.heard.entry(*peer).or_insert(tick);
+        }
     }
 
     /// Whether `own` and those heard within `patience` ticks are no quorum of `progress`.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
-use raft::{RaftState, RawNode, StateRole};
+use raft::{RaftState, RawNode, ReadState, StateRole};
 
 use crate::append_window::AppendWindows;
 use crate::apply_queue::{ApplyQueue, Next};
@@ -86,7 +86,7 @@ pub struct Replica<W, R> {
     stall: DiskStall,
     contact: QuorumContact,
     tick: u64,
-    held: VecDeque<Held>,
+    held: VecDeque<outgoing::Held>,
     appended: ReadyNumber,
     persisted: ReadyNumber,
     configured: ReadyNumber,
@@ -100,13 +100,6 @@ pub struct Replica<W, R> {
 
 /// Most senders outside the configuration whose nodes are remembered.
 const STRANGERS_MAX: usize = 8;
-
-/// A ready whose messages wait until everything appended up to `needs` is durable.
-struct Held {
-    needs: ReadyNumber,
-    ready: u64,
-    messages: Vec<Message>,
-}
 
 impl<W, R> Replica<W, R> {
     /// A replica over what storage restored, behind a state that has durably applied `applied`.
@@ -236,6 +229,7 @@ impl<W, R> Replica<W, R> {
         if raft.state != StateRole::Leader || message.term.get() != raft.term {
             return;
         }
+        self.contact.leads(raft.term, self.tick);
         self.contact.heard(follower.get(), self.tick);
         match message.kind {
             RaftKind::AppendResponse if !message.reject => {
@@ -471,6 +465,9 @@ impl<W, R> Replica<W, R> {
             self.start_reads();
             self.hand_over_committed();
             self.windows.fill(&mut self.raft.raft);
+            if self.pass_on() {
+                continue;
+            }
             if !self.raft.has_ready() {
                 break;
             }
@@ -574,36 +571,31 @@ impl<W, R> Replica<W, R> {
         }
     }
 
-    /// A leader sends before its own sync, but not before its vote for itself is durable: a sole
-    /// voter leads at once, and after a crash it would lead the same term with another log. A follower
-    /// whose term is durable answers heartbeats and asks for read indexes, whatever its disk does: they
-    /// say nothing of the log.
     fn process_ready(&mut self) {
         let mut ready = self.raft.ready();
         let number = ready.number();
         let mut messages = ready.take_messages();
         self.windows.sent(&messages);
+        messages.extend(ready.take_persisted_messages());
         let entries = ready.take_entries();
         self.grow_log(&entries);
         if ready.must_sync() {
             self.append(&entries);
         }
-        let (free, behind_log): (Vec<_>, Vec<_>) =
-            ready.take_persisted_messages().into_iter().partition(says_nothing_of_the_log);
-        messages.extend(free);
-        if self.promised <= self.persisted {
-            messages.drain(..).for_each(|message| self.send(message));
-        }
-        messages.extend(behind_log);
-        self.held.push_back(Held { needs: self.appended, ready: number, messages });
-        for read in ready.take_read_states() {
-            let index = LogIndex::new(read.index);
-            self.output.reads.extend(self.reads.confirmed(&read.request_ctx, index));
-        }
+        let behind_log = self.send_what_may_go(messages);
+        self.hold(number, behind_log);
+        self.confirm_reads(ready.take_read_states());
         self.applying.push(ready.take_committed_entries());
         self.raft.advance_append_async(ready);
         self.observe_role();
         self.release_held();
+    }
+
+    fn confirm_reads(&mut self, reads: Vec<ReadState>) {
+        for read in reads {
+            let index = LogIndex::new(read.index);
+            self.output.reads.extend(self.reads.confirmed(&read.request_ctx, index));
+        }
     }
 
     fn grow_log(&mut self, entries: &[Entry]) {
@@ -633,32 +625,6 @@ impl<W, R> Replica<W, R> {
     fn submit(&mut self, append: GroupAppend) {
         self.appended = self.appended.next();
         self.output.appends.push(Append { number: self.appended, append });
-    }
-
-    fn release_held(&mut self) {
-        while self.held.front().is_some_and(|held| held.needs <= self.persisted) {
-            let held = self.held.pop_front().expect("front was just seen");
-            for message in held.messages {
-                self.send(message);
-            }
-            self.raft.on_persist_ready(held.ready);
-        }
-    }
-
-    fn send(&mut self, message: Message) {
-        let to = ReplicaId::new(message.to);
-        let Some(to_node) = self.node_of(to) else { return };
-        let leads = self.raft.raft.state == StateRole::Leader;
-        let floor = if leads { self.replicated_floor() } else { LogIndex::ZERO };
-        let Ok(messages) = raft_bridge::messages_from_raft(message, floor) else {
-            return self.raft.report_unreachable(to.get());
-        };
-        let (group, from) = (self.config.group, self.id);
-        let envelopes = messages.into_iter().map(|message| {
-            let body = Body::Raft(message);
-            Envelope { group, from, to, to_node, body }
-        });
-        self.output.send.extend(envelopes);
     }
 
     /// The index up to which every replica's log is durable, as this leader knows it.
@@ -702,6 +668,7 @@ impl<W, R> Replica<W, R> {
             raft_bridge::configuration_after(&self.configuration, &change, index, &state);
         self.configuration = Arc::new(configuration.clone());
         self.strangers.clear();
+        self.contact.joined(self.raft.raft.prs(), self.tick);
         let mut append = GroupAppend::empty(self.config.group);
         append.configuration = Some(configuration.clone());
         self.submit(append);
@@ -744,7 +711,6 @@ impl<W, R> Replica<W, R> {
             self.output.undecided.extend(lost.map(|waiter| (waiter, Undecided::Unknown)));
         }
         if was.0 != Role::Leader && role == Role::Leader {
-            self.contact.elected(self.tick);
             self.output.events.push(GroupEvent::BecameLeader { term });
         } else if was.0 != Role::Follower && role == Role::Follower {
             self.output.events.push(GroupEvent::BecameFollower { term });
@@ -769,10 +735,6 @@ fn restored_tail(restored: &RestoredLog, applied: LogIndex) -> LogTail {
     LogTail::new(initial, restored.compacted, runs, restored.last, entries)
 }
 
-fn says_nothing_of_the_log(message: &Message) -> bool {
-    matches!(message.get_msg_type(), MessageType::MsgHeartbeatResponse | MessageType::MsgReadIndex)
-}
-
 /// An entry of this replica's own log, in our terms.
 fn log_entry(entry: Entry) -> LogEntry {
     raft_bridge::entry_from_raft(entry).expect("only entries of our kinds enter the log")
@@ -780,6 +742,8 @@ fn log_entry(entry: Entry) -> LogEntry {
 
 #[path = "replica_fitness.rs"]
 mod fitness;
+#[path = "replica_outgoing.rs"]
+mod outgoing;
 
 #[cfg(test)]
 #[path = "replica_tests.rs"]

@@ -21,8 +21,11 @@ impl<W, R> Replica<W, R> {
     pub(super) fn step_down_if_cut_off(&mut self) {
         let (tick, patience) = (self.tick, self.config.election_ticks);
         let raft = &mut self.raft.raft;
-        let leads = raft.state == StateRole::Leader;
-        if leads && self.contact.is_lost(raft.prs(), raft.id, tick, patience) {
+        if raft.state != StateRole::Leader {
+            return;
+        }
+        self.contact.leads(raft.term, tick);
+        if self.contact.is_lost(raft.prs(), raft.id, tick, patience) {
             raft.become_follower(raft.term, 0);
             let wait = 2 * self.config.heartbeat_ticks;
             self.early_stand = Some(EarlyStand { due: tick + 1, wait });
@@ -51,8 +54,8 @@ impl<W, R> Replica<W, R> {
     /// full, a successor could not make its votes durable: nobody would lead, and nobody serve reads (ST-5).
     fn others_persist(&self) -> bool {
         let raft = &self.raft.raft;
-        let needed = (raft.raft_log.persisted + 1).min(raft.raft_log.last_index());
-        let ahead = raft.prs().iter().filter(|(_, progress)| progress.matched >= needed);
+        let persisted = raft.raft_log.persisted;
+        let ahead = raft.prs().iter().filter(|(_, progress)| progress.matched > persisted);
         raft.prs().has_quorum(&ahead.map(|(id, _)| *id).filter(|id| *id != raft.id).collect())
     }
 
