@@ -65,6 +65,21 @@ fn readers_share_a_round() {
 }
 
 #[test]
+fn rounds_while_a_disk_stands_still_leave_nothing_behind() {
+    let mut leader = leader();
+    propose(&mut leader, "a");
+    take(&mut leader);
+    let held = leader.held.len();
+    for round in 1..=100 {
+        leader.read("r");
+        take(&mut leader);
+        heartbeat_answer(&mut leader, 2, round);
+        assert!(take(&mut leader).contains(&"read r 1".to_owned()), "round {round}");
+    }
+    assert_eq!(leader.held.len(), held);
+}
+
+#[test]
 fn a_later_round_confirms_an_earlier_one() {
     let mut leader = leader();
     leader.read("a");
