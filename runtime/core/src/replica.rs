@@ -532,6 +532,7 @@ impl<W, R> Replica<W, R> {
             term: Term::new(self.raft.raft.term),
             commit: LogIndex::new(log.committed),
             last: LogIndex::new(log.last_index()),
+            last_term: Term::new(log.last_term()),
             persisted: LogIndex::new(log.persisted),
             leads: self.raft.raft.state == StateRole::Leader,
             configuration: &self.configuration,

@@ -55,6 +55,8 @@ pub struct ReplicaView<'a> {
     pub commit: LogIndex,
     /// The last index of its log, durable or not: raft-rs's `last_index`.
     pub last: LogIndex,
+    /// The term of the last index.
+    pub last_term: Term,
     /// The last durable index: raft-rs's `persisted`.
     pub persisted: LogIndex,
     /// Whether it leads: then nothing can make it leader.
@@ -175,6 +177,16 @@ pub enum InvalidMessage {
         /// The last index.
         last: LogIndex,
     },
+    /// A pre-vote that this replica would refuse in term 0, which no answer can name.
+    #[error("a pre-vote to refuse in term 0: log {log_term}/{index}, priority {priority}")]
+    PreVoteInTermZero {
+        /// The term of the candidate's last entry.
+        log_term: Term,
+        /// Its index.
+        index: LogIndex,
+        /// The candidate's priority.
+        priority: i64,
+    },
     /// It could make this replica leader although it has no vote.
     #[error("{kind:?} to a replica without a vote")]
     NotVoter {
@@ -208,8 +220,8 @@ pub fn validate(
         RaftKind::RequestVoteResponse | RaftKind::RequestPreVoteResponse | RaftKind::TimeoutNow => {
             check_may_lead(view, message.kind)
         }
+        RaftKind::RequestPreVote => check_pre_vote(view, message),
         RaftKind::RequestVote
-        | RaftKind::RequestPreVote
         | RaftKind::HeartbeatResponse
         | RaftKind::ReadIndex
         | RaftKind::ReadIndexResponse => Ok(()),
@@ -301,6 +313,17 @@ fn check_append_response(
 ) -> Result<(), InvalidMessage> {
     if message.term == view.term && message.index > view.last {
         return Err(InvalidMessage::AckBeyondLast { index: message.index, last: view.last });
+    }
+    Ok(())
+}
+
+/// raft-rs refuses in its own term, and panics if that is 0.
+fn check_pre_vote(view: &ReplicaView<'_>, message: &RaftMessage) -> Result<(), InvalidMessage> {
+    let RaftMessage { log_term, index, priority, .. } = *message;
+    let is_behind = (log_term, index) < (view.last_term, view.last);
+    let is_low = priority < 0 && index <= view.last;
+    if view.term == Term::default() && (is_behind || is_low) {
+        return Err(InvalidMessage::PreVoteInTermZero { log_term, index, priority });
     }
     Ok(())
 }

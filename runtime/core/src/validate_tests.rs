@@ -58,6 +58,7 @@ impl Bench {
             term: Term::new(self.node.raft.term),
             commit: LogIndex::new(log.committed),
             last: LogIndex::new(log.last_index()),
+            last_term: Term::new(log.last_term()),
             leads: false,
             persisted: LogIndex::new(log.persisted),
             configuration: &self.configuration,
@@ -159,6 +160,24 @@ fn refused_and_fatal(
 fn a_vote_of_term_0_would_panic() {
     let vote = message(RaftKind::RequestVote, 0);
     refused_and_fatal(Bench::new(), vote, |e| matches!(e, InvalidMessage::Term { .. }));
+}
+
+/// Found by fuzzing.
+#[test]
+fn a_pre_vote_that_is_refused_in_term_0_would_panic() {
+    let low = RaftMessage { priority: -1, ..message(RaftKind::RequestPreVote, 1) };
+    let is_it = |e: &InvalidMessage| matches!(e, InvalidMessage::PreVoteInTermZero { .. });
+    refused_and_fatal(Bench::new(), low.clone(), is_it);
+    let bench = Bench::new();
+    let behind = message(RaftKind::RequestPreVote, 1);
+    let behind_view =
+        ReplicaView { last: LogIndex::new(1), last_term: Term::new(3), ..bench.view() };
+    let from = (NodeId::new(20), replica(2), replica(1));
+    let checked = validate(&behind_view, from.0, from.1, from.2, &behind);
+    assert!(checked.is_err_and(|error| is_it(&error)));
+    let mut later = Bench::new();
+    later.step(2, message(RaftKind::Heartbeat, 1));
+    assert!(later.offer(2, low), "in a later term it is answered");
 }
 
 #[test]

@@ -449,6 +449,7 @@ mod tests {
             health: health.to_owned(),
             term: 1,
             leader: Some(1),
+            is_current: true,
         };
         let (failed, faulted) =
             (replica(Some("EIO"), "faulted: EIO"), replica(None, "faulted: entry 3"));
