@@ -166,17 +166,21 @@ fn dial_at_once(runtime: &Runtime, authority: &Authority, lead: Duration) -> boo
 
 /// Goal: when both dial at once, the connection that loses is emptied first: what was sent on it
 /// arrives, and nobody hears of a link that went down (BP-15, TR-2). Method: both send all the time
-/// while they dial, with leads around the one that makes their dials meet.
+/// while they dial, with leads around the one that makes their dials meet, until they have met a few times:
+/// on a busy machine that takes more attempts.
 #[test]
 fn nothing_is_lost_when_one_of_two_connections_takes_over() {
     let (runtime, authority) = (runtime(), Authority::default());
-    let takeovers = (0..30).filter(|at| {
+    let (mut takeovers, began) = (0, Instant::now());
+    for at in 0.. {
         let lead = Duration::from_millis(84 + at % 15 * 2);
-        dial_at_once(&runtime, &authority, lead)
-    });
-    let takeovers = takeovers.count();
-    println!("{takeovers} of 30 pairs dialled at once");
-    assert!(takeovers > 0, "the dials never met: this shows nothing");
+        takeovers += u32::from(dial_at_once(&runtime, &authority, lead));
+        if takeovers == 3 {
+            println!("{takeovers} of {} pairs dialled at once", at + 1);
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(120), "the dials met {takeovers} times only");
+    }
 }
 
 /// Goal: certificates and roots rotate without a restart, and whoever is left behind is shut out.
