@@ -17,9 +17,10 @@ use crate::ids::{LogIndex, ReadyNumber, ReplicaId};
 use crate::message::{Body, Envelope};
 use crate::raft_bridge;
 
-/// A ready whose messages wait until everything appended up to `needs` is durable.
+/// Messages that wait until everything appended up to `needs` is durable.
 pub(super) struct Held {
     needs: ReadyNumber,
+    /// raft-rs's number of the ready that they came with; 0 if they came without.
     ready: u64,
     messages: Vec<Message>,
 }
