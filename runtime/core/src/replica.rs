@@ -85,6 +85,8 @@ pub struct Replica<W, R> {
     early_stand: Option<EarlyStand>,
     stall: DiskStall,
     contact: QuorumContact,
+    /// Questions for a read index that this leader was asked by others.
+    asked: u64,
     tick: u64,
     held: VecDeque<outgoing::Held>,
     appended: ReadyNumber,
@@ -146,6 +148,7 @@ impl<W, R> Replica<W, R> {
             early_stand: None,
             stall: DiskStall::default(),
             contact: QuorumContact::default(),
+            asked: 0,
             tick: 0,
             held: VecDeque::new(),
             appended: ReadyNumber::default(),
@@ -174,7 +177,7 @@ impl<W, R> Replica<W, R> {
     /// It was refused and changed nothing; see [`StepError`].
     pub fn on_message(&mut self, from: NodeId, envelope: Envelope) -> Result<(), StepError> {
         let Envelope { from: sender, to, body, .. } = envelope;
-        let Body::Raft(message) = body else { return Err(StepError::NotRaft) };
+        let Body::Raft(mut message) = body else { return Err(StepError::NotRaft) };
         validate(&self.view(), from, sender, to, &message)?;
         let backlog_max = 2 * self.config.apply_backlog_bytes_max;
         if !message.entries.is_empty() && self.applying.backlog_bytes() > backlog_max {
@@ -187,6 +190,7 @@ impl<W, R> Replica<W, R> {
         let (term, floor) = (message.term.get(), message.compact_floor);
         let is_refused_vote = message.kind == RaftKind::RequestVoteResponse && message.reject;
         self.before_answer(sender, &message);
+        self.name_once(&mut message);
         self.forget_ended_leader(sender, &message);
         let stepped = self.raft.step(raft_bridge::message_to_raft(message, sender, self.id));
         self.keep_beyond_matched(sender);

@@ -14,7 +14,7 @@ use raft::eraftpb::{Message, MessageType};
 
 use super::Replica;
 use crate::ids::{LogIndex, ReadyNumber, ReplicaId};
-use crate::message::{Body, Envelope};
+use crate::message::{Body, Envelope, RaftKind, RaftMessage};
 use crate::raft_bridge;
 
 /// Messages that wait until everything appended up to `needs` is durable.
@@ -25,7 +25,20 @@ pub(super) struct Held {
     messages: Vec<Message>,
 }
 
+/// Bytes that a leader appends to the context of a question for a read index.
+const ASKED_BYTES: usize = 8;
+
 impl<W, R> Replica<W, R> {
+    /// A leader counts the questions for a read index that it is asked, and has the count echoed with the
+    /// context. raft-rs names a round by its context alone: of a question that arrives twice, answers to the
+    /// first would confirm the second, and with it every read that was asked in between.
+    pub(super) fn name_once(&mut self, message: &mut RaftMessage) {
+        if message.kind == RaftKind::ReadIndex && self.raft.raft.state == StateRole::Leader {
+            self.asked += 1;
+            message.context = [&message.context[..], &self.asked.to_be_bytes()].concat().into();
+        }
+    }
+
     /// Messages and read indexes that come with nothing else need no ready of raft-rs, which would remember
     /// it until everything before is durable: while a disk stands still, or is full, that may be for long.
     pub(super) fn pass_on(&mut self) -> bool {
@@ -100,7 +113,10 @@ impl<W, R> Replica<W, R> {
             return self.raft.report_unreachable(to.get());
         };
         let (group, from) = (self.config.group, self.id);
-        let envelopes = messages.into_iter().map(|message| {
+        let envelopes = messages.into_iter().map(|mut message| {
+            if message.kind == RaftKind::ReadIndexResponse {
+                message.context.truncate(message.context.len().saturating_sub(ASKED_BYTES));
+            }
             let body = Body::Raft(message);
             Envelope { group, from, to, to_node, body }
         });

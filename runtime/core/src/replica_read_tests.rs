@@ -64,6 +64,39 @@ fn readers_share_a_round() {
     assert_eq!(take(&mut leader), ["read a 1", "read b 1"]);
 }
 
+/// Found by the simulator: raft-rs would take answers to the first question for answers to the second, and
+/// confirm the read in between.
+#[test]
+fn a_question_that_comes_twice_is_not_confirmed_by_answers_to_the_first() {
+    let mut leader = leader();
+    let question =
+        RaftMessage { context: Bytes::from_static(b"q"), ..message(RaftKind::ReadIndex, 0) };
+    step(&mut leader, 2, question.clone());
+    let asked = sent_contexts(&mut leader);
+    leader.read("r");
+    take(&mut leader);
+    let answer = |context: &Bytes| RaftMessage {
+        context: context.clone(),
+        ..message(RaftKind::HeartbeatResponse, 1)
+    };
+    step(&mut leader, 2, answer(&asked[0]));
+    assert!(take(&mut leader).iter().any(|line| line.contains("ReadIndexResponse")));
+    step(&mut leader, 2, question);
+    take(&mut leader);
+    step(&mut leader, 3, answer(&asked[0]));
+    let told = take(&mut leader);
+    assert!(!told.contains(&"read r 1".to_owned()), "r was asked after that answer: {told:?}");
+}
+
+fn sent_contexts(leader: &mut TestReplica) -> Vec<Bytes> {
+    let sent = leader.take_output().send.into_iter();
+    let context = |envelope: Envelope| match envelope.body {
+        Body::Raft(message) => Some(message.context),
+        _ => None,
+    };
+    sent.filter_map(context).collect()
+}
+
 #[test]
 fn rounds_while_a_disk_stands_still_leave_nothing_behind() {
     let mut leader = leader();

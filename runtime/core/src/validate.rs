@@ -42,7 +42,7 @@ use crate::conf_change::ConfChange;
 use crate::entry::{Configuration, EntryKind};
 use crate::ids::{LogIndex, NodeId, ReplicaId, Term};
 use crate::message::{RaftKind, RaftMessage};
-use crate::wire::CONTEXT_BYTES_MAX;
+use crate::wire::{CONTEXT_BYTES_MAX, QUESTION_BYTES_MAX};
 
 /// What validation needs to know of the replica that would step the message.
 #[derive(Debug, Clone, Copy)]
@@ -264,7 +264,9 @@ fn check_term_and_context(message: &RaftMessage) -> Result<(), InvalidMessage> {
     }
     let bytes = message.context.len();
     let names_read = matches!(kind, RaftKind::ReadIndex | RaftKind::ReadIndexResponse);
-    if bytes > CONTEXT_BYTES_MAX || (names_read && bytes == 0) {
+    // A leader appends to the context of a question.
+    let bytes_max = if has_term { CONTEXT_BYTES_MAX } else { QUESTION_BYTES_MAX };
+    if bytes > bytes_max || (names_read && bytes == 0) {
         return Err(InvalidMessage::Context { kind, bytes });
     }
     Ok(())

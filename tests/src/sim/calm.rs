@@ -1,7 +1,7 @@
 //! Calm weather: everything heals, and everything must come to an end.
 //!
 //! ```text
-//! heal ─→ all proposals answered, all logs applied ─→ appliers stand still: the leader stays
+//! heal ─→ all proposals answered, all logs applied, nobody hands over ─→ appliers stand still: the leader stays
 //!      ─→ again all answered, all applied ─→ judge the whole log
 //! ```
 
@@ -16,6 +16,8 @@ use crate::invariants::Violation;
 
 /// Ticks without faults in which everything must come to an end.
 const CALM_TICKS: u64 = 800;
+/// Ticks in which a hand-over that began before the weather was fair comes to its end.
+const HAND_OVER_TICKS: u64 = 40;
 /// Ticks for which no applier gets a turn: several election timeouts.
 const STILL_TICKS: u64 = 60;
 
@@ -23,6 +25,10 @@ impl World {
     pub fn calm(&mut self) -> Result<(), Failure> {
         self.heal()?;
         self.settle()?;
+        for _ in 0..HAND_OVER_TICKS {
+            self.history.counts.ticks += 1;
+            self.advance()?;
+        }
         self.stand_still()?;
         self.settle()?;
         Ok(self.finish()?)
