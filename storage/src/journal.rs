@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use polyraft_core::entry::LogEntry;
 use polyraft_core::failpoint::{self, Step};
@@ -91,12 +91,19 @@ pub(crate) struct Shared<T> {
     pub table: T,
     /// A write failed: what the tables hold may not be what the index says.
     is_poisoned: AtomicBool,
+    /// Held by garbage collection: meanwhile the tables may be ahead of the index.
+    moving: Mutex<()>,
     index: RwLock<JournalIndex>,
 }
 
 impl<T: TableStore> Shared<T> {
     pub fn index(&self) -> RwLockReadGuard<'_, JournalIndex> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for garbage collection that is under way.
+    fn moving(&self) -> MutexGuard<'_, ()> {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_poisoned(&self) -> bool {
@@ -129,6 +136,7 @@ impl<T: TableStore> Journal<T> {
             shared: Arc::new(Shared {
                 table,
                 is_poisoned: AtomicBool::new(false),
+                moving: Mutex::default(),
                 index: RwLock::new(index),
             }),
             options,
@@ -240,6 +248,8 @@ impl<T: TableStore> LogStore for Journal<T> {
         if self.shared.is_poisoned() {
             return Err(StorageError::Poisoned);
         }
+        let shared = Arc::clone(&self.shared);
+        let _moving = shared.moving();
         journal_gc::collect(self)
     }
 
@@ -266,6 +276,8 @@ impl<T: TableStore> LogReader for Shared<T> {
                 Err(rule) => missing = rule,
             }
             drop(read);
+            // What was moved is found once the index says where it is.
+            drop(self.moving());
             if spans_of(&self.index(), group, &range)? == spans {
                 break;
             }
