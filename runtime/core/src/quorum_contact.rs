@@ -2,7 +2,7 @@
 //!
 //! Promise: a leader that hears no quorum knows it after one election timeout. raft-rs looks once per
 //! election timeout at who answered since it last looked, which takes up to two of them; meanwhile a leader
-//! that is heard but hears nobody keeps everyone else from standing. Not here: stepping down (`replica`).
+//! that is heard but hears nobody keeps everyone else from standing. Not here: stepping down (`replica_fitness`).
 
 use std::collections::BTreeMap;
 

@@ -16,6 +16,7 @@ use super::Replica;
 use crate::ids::{LogIndex, ReadyNumber, ReplicaId};
 use crate::message::{Body, Envelope, RaftKind, RaftMessage};
 use crate::raft_bridge;
+use crate::wire::ASKED_BYTES;
 
 /// Messages that wait until everything appended up to `needs` is durable.
 pub(super) struct Held {
@@ -24,9 +25,6 @@ pub(super) struct Held {
     ready: u64,
     messages: Vec<Message>,
 }
-
-/// Bytes that a leader appends to the context of a question for a read index.
-const ASKED_BYTES: usize = 8;
 
 impl<W, R> Replica<W, R> {
     /// A leader counts the questions for a read index that it is asked, and has the count echoed with the

@@ -39,8 +39,10 @@ const FRAME_ENVELOPES_TAG: u32 = 1;
 pub const ORDINAL_MAX: u64 = 1 << 63;
 /// Longest context of a read or a vote.
 pub const CONTEXT_BYTES_MAX: usize = 64;
-/// The same of a question for a read index, to which the leader appends a number of its own.
-pub const QUESTION_BYTES_MAX: usize = CONTEXT_BYTES_MAX - 8;
+/// What a leader appends to the context of a question for a read index: a number of its own.
+pub const ASKED_BYTES: usize = size_of::<u64>();
+/// Longest context of a question for a read index.
+pub const QUESTION_BYTES_MAX: usize = CONTEXT_BYTES_MAX - ASKED_BYTES;
 /// Longest time that a forwarded proposal may be given.
 pub const FORWARD_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 

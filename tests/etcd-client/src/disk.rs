@@ -68,7 +68,7 @@ impl Disk {
     ///
     /// # Errors
     /// Not root, no loop device, or no room.
-    pub fn create(image: &Path, mount: &Path, bytes: u64) -> Result<Self, DiskError> {
+    fn create(image: &Path, mount: &Path, bytes: u64) -> Result<Self, DiskError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| DiskError::Io { path, source }
@@ -81,6 +81,19 @@ impl Disk {
         let disk = Self { device, mount: mount.to_owned() };
         disk.mount()?;
         Ok(disk)
+    }
+
+    /// A disk for each of three processes, whose images lie in `dir`, mounted at `mount` of each.
+    ///
+    /// # Errors
+    /// As [`Disk::create`].
+    pub fn create_three(
+        dir: &Path,
+        mount: impl Fn(usize) -> PathBuf,
+        bytes: u64,
+    ) -> Result<Vec<Self>, DiskError> {
+        let image = |at: usize| dir.join(format!("disk-{}", at + 1));
+        (0..3).map(|at| Self::create(&image(at), &mount(at), bytes)).collect()
     }
 
     /// Cuts the power: from here on the file system writes nothing and every sync fails.

@@ -92,8 +92,8 @@ impl World {
         }
         self.appliers_stand_still = false;
         let after = self.leadership();
-        let is_in_service = before.is_some_and(|(at, _)| self.seats[at].host.replica().is_some());
-        if before == after || before.is_some() && !is_in_service {
+        let is_gone = before.is_some_and(|(at, _)| self.seats[at].host.replica().is_none());
+        if before == after || is_gone {
             return Ok(());
         }
         let what = format!("{before:?} led; {after:?} when no entry was applied for a while");

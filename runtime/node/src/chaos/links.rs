@@ -6,9 +6,10 @@
 //! ```
 //!
 //! Promise: order within a lane is kept but by faults that reorder; what waits is bounded, and the rest
-//! vanishes; once no fault concerns a lane, what waits on it goes on at once. A peer that is cut off altogether is reported as gone after as long as the transport takes
-//! to notice a silent one, and as back when the cut ends (TR-8): QUIC's own beats pass below this port,
-//! so the peer's side sees only that frames vanish, unless the same is injected there.
+//! vanishes; once no fault concerns a lane, what waits on it goes on at once. A peer that is cut off
+//! altogether is reported as gone after as long as the transport takes to notice a silent one, and as back
+//! when the cut ends (TR-8): QUIC's own beats pass below this port, so the peer's side sees only that
+//! frames vanish, unless the same is injected there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;

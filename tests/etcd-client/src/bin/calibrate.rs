@@ -221,11 +221,7 @@ struct Rig {
 impl Rig {
     fn prepare(arguments: &Arguments, dir: &Path) -> Result<Self, Box<dyn Error>> {
         let system = System::prepare(arguments, dir)?;
-        let mut disks = Vec::new();
-        for at in 0..3 {
-            let image = dir.join(format!("disk-{}", at + 1));
-            disks.push(Disk::create(&image, system.data_dir(at), DISK_BYTES)?);
-        }
+        let disks = Disk::create_three(dir, |at| system.data_dir(at).to_owned(), DISK_BYTES)?;
         Ok(Self { system, disks, ledger: dir.join("ledger"), known: BTreeSet::new() })
     }
 

@@ -85,11 +85,7 @@ struct Rig {
 impl Rig {
     fn prepare(binary: &Path, dir: &Path, clients: usize) -> Result<Self, Box<dyn Error>> {
         let cluster = Cluster::prepare(binary, dir, &[1])?;
-        let mut disks = Vec::new();
-        for at in 0..3 {
-            let image = dir.join(format!("disk-{}", at + 1));
-            disks.push(Disk::create(&image, &cluster.data_dir(at), DISK_BYTES)?);
-        }
+        let disks = Disk::create_three(dir, |at| cluster.data_dir(at), DISK_BYTES)?;
         Ok(Self { cluster, disks, ledger: dir.join("ledger"), clients })
     }
 
@@ -134,9 +130,7 @@ impl Rig {
         );
         Ok(verdict.violations.is_empty())
     }
-}
 
-impl Rig {
     /// Checks what must be answered; says whether that is a linearizable read by the leader of `term`.
     async fn check_reads(&self, term: u64) -> Result<bool, Box<dyn Error>> {
         let mut can_confirm = None;

@@ -120,11 +120,7 @@ struct Rig {
 impl Rig {
     fn prepare(options: &Options, dir: &Path) -> Result<Self, Box<dyn Error>> {
         let cluster = Cluster::prepare(&std::path::absolute(&options.binary)?, dir, &[1])?;
-        let mut disks = Vec::new();
-        for at in 0..3 {
-            let image = dir.join(format!("disk-{}", at + 1));
-            disks.push(Disk::create(&image, &cluster.data_dir(at), DISK_BYTES)?);
-        }
+        let disks = Disk::create_three(dir, |at| cluster.data_dir(at), DISK_BYTES)?;
         let (ledger, dice) = (dir.join("ledger"), Dice::new(options.seed));
         Ok(Self { cluster, disks, ledger, dice })
     }
