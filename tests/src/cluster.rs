@@ -29,8 +29,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::machines::{self, Bench, Ledger};
-use crate::memory_node::LogFaults;
 use crate::proxy::{Cut, LinkProxy};
+use crate::store_faults::StoreFaults;
 
 /// Longest wait for anything that should happen soon. Only a test that fails waits this long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -148,7 +148,7 @@ pub struct Cluster {
     proxies: BTreeMap<(u64, u64), LinkProxy>,
     cuts: BTreeMap<(u64, u64), Arc<Cut>>,
     benches: BTreeMap<(u64, u64), Arc<Bench>>,
-    disks: BTreeMap<u64, Arc<LogFaults>>,
+    disks: BTreeMap<u64, Arc<StoreFaults>>,
     machines: Machines,
     nodes: BTreeMap<u64, Node>,
 }
@@ -234,7 +234,7 @@ impl Cluster {
         let machines = self.machines.clone();
         let id = NodeId::new(node);
         let (disk, settings) = (self.disk(node), self.shape.settings);
-        let log = move |journal| disk.around(journal);
+        let log = move |journal| disk.around_log(journal).expect("no test of real disks arms this");
         let seams = Seams { log: Arc::new(log), settings: Arc::new(settings) };
         let machine = move |spec: &GroupSpec| machines(id, spec);
         Node::start_with_seams(self.config(node), machine, seams).await
@@ -265,7 +265,7 @@ impl Cluster {
     }
 
     /// What makes a node's log slow or broken.
-    pub fn disk(&self, node: u64) -> Arc<LogFaults> {
+    pub fn disk(&self, node: u64) -> Arc<StoreFaults> {
         self.disks[&node].clone()
     }
 

@@ -8,13 +8,12 @@
 //!
 //! Promise: with [`Threads::One`] inside [`simulate`], a run is a function of its seed. Disks outlive
 //! their node: stop it, and start it again on what it left. Faults are switched on from outside: on
-//! the disks ([`MemoryDisks`]), the network ([`MemoryNetwork`]) and the journal ([`LogFaults`]).
+//! the disks ([`MemoryDisks`]), the network ([`MemoryNetwork`]) and the stores ([`StoreFaults`]).
 //! Not here: judging a run; LMDB and QUIC (`polyraft::Node` itself).
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,8 +43,7 @@ use polyraft_core::message::AppliedUnit;
 use polyraft_core::outbox::OutboxLimits;
 use polyraft_core::peer_data::DataMark;
 use polyraft_core::ports::{
-    CommitStats, GroupAppend, GroupIdentity, LogReader, LogStore, PeerAddress, RestoredLog,
-    StateStore, StorageError,
+    GroupAppend, GroupIdentity, LogStore, PeerAddress, StateStore, StorageError,
 };
 use polyraft_core::status::{GroupStatus, Role};
 use polyraft_storage::identity::DataIdentity;
@@ -57,7 +55,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::gate::{Gate, GatedSpawner, GatedWorkers};
-use crate::ledger::{Ledger, block_for};
+use crate::ledger::Ledger;
 use crate::lossy_transport::{LossyTransport, NetworkWeather, ObserveFrame};
 use crate::store_faults::StoreFaults;
 
@@ -190,101 +188,12 @@ pub async fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMu
     }
 }
 
-/// Faults of a journal, switched on from outside.
-#[derive(Debug, Default)]
-pub struct LogFaults {
-    commit_takes_us: AtomicU64,
-    commits: AtomicU64,
-    fails_at: Mutex<Option<(u64, LogFailure)>>,
-}
-
-/// What a commit says instead of doing its work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFailure {
-    /// The environment failed.
-    Io,
-    /// The first group of the commit is corrupt.
-    Corrupt,
-}
-
-impl LogFaults {
-    /// From now on each commit takes this much longer, on the log writer's thread.
-    pub fn set_commit_takes(&self, duration: Duration) {
-        self.commit_takes_us.store(duration.as_micros() as u64, Relaxed);
-    }
-
-    /// Makes the commit after `commits` more ones fail, once.
-    pub fn fail_after(&self, commits: u64, failure: LogFailure) {
-        let at = self.commits() + commits;
-        *self.fails_at.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, failure));
-    }
-
-    /// Commits so far.
-    pub fn commits(&self) -> u64 {
-        self.commits.load(Relaxed)
-    }
-
-    fn before_commit(&self, appends: &[GroupAppend]) -> Result<(), StorageError> {
-        block_for(Duration::from_micros(self.commit_takes_us.load(Relaxed)));
-        let commit = self.commits.fetch_add(1, Relaxed);
-        let mut fails_at = self.fails_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((_, failure)) = fails_at.take_if(|(at, _)| *at <= commit) else { return Ok(()) };
-        Err(match failure {
-            LogFailure::Io => StorageError::Io {
-                doing: "committing, as the test asked",
-                source: Box::new(std::io::Error::other("injected")),
-            },
-            LogFailure::Corrupt => {
-                StorageError::Corrupt { group: appends[0].group, what: "injected".to_owned() }
-            }
-        })
-    }
-}
-
-impl LogFaults {
-    /// `inner` under these faults.
-    pub fn around(self: &Arc<Self>, inner: Box<dyn LogStore>) -> Box<dyn LogStore> {
-        Box::new(FaultyLog { inner, faults: self.clone() })
-    }
-}
-
-/// A journal under [`LogFaults`].
-struct FaultyLog {
-    inner: Box<dyn LogStore>,
-    faults: Arc<LogFaults>,
-}
-
-impl LogStore for FaultyLog {
-    fn commit(&mut self, appends: &[GroupAppend]) -> Result<CommitStats, StorageError> {
-        self.faults.before_commit(appends)?;
-        self.inner.commit(appends)
-    }
-
-    fn restore(&self, group: GroupId, applied: LogIndex) -> Result<RestoredLog, StorageError> {
-        self.inner.restore(group, applied)
-    }
-
-    fn groups(&self) -> Vec<(GroupId, GroupIdentity)> {
-        self.inner.groups()
-    }
-
-    fn collect_garbage(&mut self) -> Result<bool, StorageError> {
-        self.inner.collect_garbage()
-    }
-
-    fn reader(&self) -> Arc<dyn LogReader> {
-        self.inner.reader()
-    }
-}
-
 /// What a node leaves behind when it stops, and starts from.
 #[derive(Debug, Clone, Default)]
 pub struct NodeRemains {
     /// Its disks.
     pub disks: MemoryDisks,
-    /// The faults of its journal.
-    pub log_faults: Arc<LogFaults>,
-    /// Steps of its stores that fail when told to.
+    /// The faults of its journal and state store.
     pub store_faults: Arc<StoreFaults>,
     /// Which data the disks are: 0 until the first start.
     data: u64,
@@ -308,8 +217,7 @@ impl NodeRemains {
     #[must_use]
     pub fn copy(&self) -> Self {
         let disks = self.disks.copy();
-        let (log_faults, store_faults) = Default::default();
-        Self { disks, log_faults, store_faults, known: self.known.clone(), ..*self }
+        Self { disks, store_faults: Arc::default(), known: self.known.clone(), ..*self }
     }
 
     /// Whether a node was started on them.
@@ -753,11 +661,11 @@ fn threads(options: &MemoryOptions, gate: &Arc<Gate>) -> (Arc<dyn Spawner>, Arc<
 
 /// A journal over the disks, anew in each life of the log writer.
 fn open_log(id: NodeId, remains: &NodeRemains, options: &MemoryOptions) -> Box<OpenLog> {
-    let NodeRemains { disks, log_faults, store_faults, .. } = remains.clone();
+    let NodeRemains { disks, store_faults, .. } = remains.clone();
     let (journal, stores) = (options.journal.clone(), options.stores.clone());
     Box::new(move || {
         let inner = Box::new(Journal::open(disks.log.clone(), journal.clone())?);
-        store_faults.around_log(log_faults.around(stores.log(id, inner)))
+        store_faults.around_log(stores.log(id, inner))
     })
 }
 

@@ -1,4 +1,4 @@
-//! Store faults: any step of a node's stores says what a test wants, once.
+//! Store faults: any step of a node's stores says what a test wants, once; commits take as long as it wants.
 //!
 //! ```text
 //! log writer, groups ─→ [open, commit, restore, collect, read] ─→ journal
@@ -10,7 +10,9 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use polyraft_core::entry::LogEntry;
 use polyraft_core::ids::{GroupId, LogIndex};
@@ -18,6 +20,8 @@ use polyraft_core::ports::{
     CommitStats, GroupAppend, GroupIdentity, GroupState, LogReader, LogStore, RestoredLog,
     StateFlush, StateStore, StorageError,
 };
+
+use crate::ledger::block_for;
 
 /// A call that may fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,8 +47,8 @@ pub enum Step {
 pub enum StoreFault {
     /// Fails as a disk does.
     Io,
-    /// Fails because of this group's data.
-    Corrupt(GroupId),
+    /// Fails because of the data of the group that it is for, or of the first of many.
+    Corrupt,
     /// Finds no room.
     Full,
     /// Panics.
@@ -54,18 +58,39 @@ pub enum StoreFault {
 /// The faults of one node's stores.
 #[derive(Debug, Default)]
 pub struct StoreFaults {
-    armed: Mutex<BTreeMap<Step, StoreFault>>,
+    commit_takes_us: AtomicU64,
+    /// By step: the calls that go well before, and what then happens.
+    armed: Mutex<BTreeMap<Step, (u64, StoreFault)>>,
 }
 
 impl StoreFaults {
+    /// From now on each commit takes this much longer, on the log writer's thread.
+    pub fn set_commit_takes(&self, duration: Duration) {
+        self.commit_takes_us.store(duration.as_micros() as u64, Relaxed);
+    }
+
     /// Makes the next call of `step` fail.
     pub fn arm(&self, step: Step, fault: StoreFault) {
-        self.armed.lock().unwrap_or_else(PoisonError::into_inner).insert(step, fault);
+        self.arm_after(0, step, fault);
+    }
+
+    /// Makes the call of `step` after `calls` more ones fail, once.
+    pub fn arm_after(&self, calls: u64, step: Step, fault: StoreFault) {
+        self.lock().insert(step, (calls, fault));
+    }
+
+    /// Nothing fails any more.
+    pub fn disarm(&self) {
+        self.lock().clear();
     }
 
     /// Whether a fault of `step` still waits to be met.
     pub fn is_armed(&self, step: Step) -> bool {
-        self.armed.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&step)
+        self.lock().contains_key(&step)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Step, (u64, StoreFault)>> {
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `inner` under these faults; its opening is the first step.
@@ -76,7 +101,7 @@ impl StoreFaults {
         self: &Arc<Self>,
         inner: Box<dyn LogStore>,
     ) -> Result<Box<dyn LogStore>, StorageError> {
-        self.meet(Step::OpenLog)?;
+        self.meet(Step::OpenLog, first_of(&*inner))?;
         Ok(Box::new(FaultyLog { inner, faults: self.clone() }))
     }
 
@@ -85,21 +110,37 @@ impl StoreFaults {
         Arc::new(FaultyState { inner, faults: self.clone() })
     }
 
-    fn meet(&self, step: Step) -> Result<(), StorageError> {
-        let fault = self.armed.lock().unwrap_or_else(PoisonError::into_inner).remove(&step);
-        match fault {
+    fn meet(&self, step: Step, group: GroupId) -> Result<(), StorageError> {
+        match self.next(step) {
             None => Ok(()),
             Some(StoreFault::Io) => {
                 let source = Box::new(std::io::Error::other("injected"));
                 Err(StorageError::Io { doing: "what the test let fail", source })
             }
-            Some(StoreFault::Corrupt(group)) => {
+            Some(StoreFault::Corrupt) => {
                 Err(StorageError::Corrupt { group, what: "injected".into() })
             }
             Some(StoreFault::Full) => Err(StorageError::Full { what: "the test's disk".into() }),
             Some(StoreFault::Panic) => panic!("{step:?} panics, as the test asked"),
         }
     }
+
+    /// What the call of `step` that now begins meets.
+    fn next(&self, step: Step) -> Option<StoreFault> {
+        let mut armed = self.lock();
+        let (calls, fault) = armed.get_mut(&step)?;
+        if *calls > 0 {
+            *calls -= 1;
+            return None;
+        }
+        let fault = *fault;
+        armed.remove(&step);
+        Some(fault)
+    }
+}
+
+fn first_of(log: &dyn LogStore) -> GroupId {
+    log.groups().first().map_or(GroupId::new(1), |(group, _)| *group)
 }
 
 struct FaultyLog {
@@ -109,12 +150,13 @@ struct FaultyLog {
 
 impl LogStore for FaultyLog {
     fn commit(&mut self, appends: &[GroupAppend]) -> Result<CommitStats, StorageError> {
-        self.faults.meet(Step::Commit)?;
+        block_for(Duration::from_micros(self.faults.commit_takes_us.load(Relaxed)));
+        self.faults.meet(Step::Commit, appends[0].group)?;
         self.inner.commit(appends)
     }
 
     fn restore(&self, group: GroupId, applied: LogIndex) -> Result<RestoredLog, StorageError> {
-        self.faults.meet(Step::Restore)?;
+        self.faults.meet(Step::Restore, group)?;
         self.inner.restore(group, applied)
     }
 
@@ -123,7 +165,7 @@ impl LogStore for FaultyLog {
     }
 
     fn collect_garbage(&mut self) -> Result<bool, StorageError> {
-        self.faults.meet(Step::Collect)?;
+        self.faults.meet(Step::Collect, first_of(&*self.inner))?;
         self.inner.collect_garbage()
     }
 
@@ -144,7 +186,7 @@ impl LogReader for FaultyReader {
         range: Range<LogIndex>,
         bytes_max: usize,
     ) -> Result<Vec<LogEntry>, StorageError> {
-        self.faults.meet(Step::Read)?;
+        self.faults.meet(Step::Read, group)?;
         self.inner.entries(group, range, bytes_max)
     }
 }
@@ -156,12 +198,12 @@ struct FaultyState {
 
 impl StateStore for FaultyState {
     fn open(&self, group: GroupId) -> Result<Box<dyn GroupState>, StorageError> {
-        self.faults.meet(Step::OpenState)?;
+        self.faults.meet(Step::OpenState, group)?;
         self.inner.open(group)
     }
 
     fn flush(&self, flushes: &[StateFlush]) -> Result<(), StorageError> {
-        self.faults.meet(Step::Flush)?;
+        self.faults.meet(Step::Flush, flushes[0].group)?;
         self.inner.flush(flushes)
     }
 }

@@ -17,8 +17,9 @@ use polyraft_tests::actor_kill::{KINDS, is_whole, kill};
 use polyraft_tests::cluster::{Cluster, DEADLINE, Machines, Shape, wait_until};
 use polyraft_tests::ledger::{Ledger, Outcomes, command, counts};
 use polyraft_tests::memory_node::{
-    LogFailure, MemoryCluster, MemoryNode, MemoryOptions, Threads, propose, simulate,
+    MemoryCluster, MemoryNode, MemoryOptions, Threads, propose, simulate,
 };
+use polyraft_tests::store_faults::{self, StoreFault};
 
 const KILLS_PER_KIND: u64 = 10;
 const PROPOSERS: u64 = 4;
@@ -204,10 +205,10 @@ enum Step {
 const POISON: u64 = 1 << 40;
 
 fn inject(step: Step, node: &MemoryNode) {
-    let disks = &node.remains.disks;
+    let (disks, stores) = (&node.remains.disks, &node.remains.store_faults);
     match step {
-        Step::CommitFails => node.remains.log_faults.fail_after(0, LogFailure::Io),
-        Step::CommitRefusesGroup => node.remains.log_faults.fail_after(0, LogFailure::Corrupt),
+        Step::CommitFails => stores.arm(store_faults::Step::Commit, StoreFault::Io),
+        Step::CommitRefusesGroup => stores.arm(store_faults::Step::Commit, StoreFault::Corrupt),
         Step::CommitIsWrittenAndFails => disks.log.fail_next_commit(FailedCommit::Written),
         Step::CommitIsLost => disks.log.fail_next_commit(FailedCommit::Lost),
         Step::FlushIsLost => disks.state.fail_next_commit(FailedCommit::Lost),
@@ -346,8 +347,8 @@ fn a_stalled_disk_blocks_no_shard_and_no_status() {
         let leader = cluster.leader(GROUP, DEADLINE).await;
         let node = cluster.node(leader);
         node.propose(GROUP, command(1), DEADLINE).await.expect("a healthy group");
-        let log_faults = &node.remains.log_faults;
-        log_faults.set_commit_takes(STALL);
+        let stores = &node.remains.store_faults;
+        stores.set_commit_takes(STALL);
         let cell = node.cell(GROUP);
         let stalled =
             tokio::spawn(async move { propose(&cell, GROUP, command(2), DEADLINE).await });
@@ -360,7 +361,7 @@ fn a_stalled_disk_blocks_no_shard_and_no_status() {
         while let Some(stalled_for) = node.parts.log_progress.in_commit_for(node.parts.clock.now())
         {
             if stalled_for > STALL / 2 {
-                log_faults.set_commit_takes(Duration::ZERO);
+                stores.set_commit_takes(Duration::ZERO);
             }
             let asked = Instant::now();
             assert!(node.status(GROUP).is_some());

@@ -39,27 +39,27 @@ const TABLE: [(Step, StoreFault, End); 24] = {
     use StoreFault::{Corrupt, Full, Io, Panic};
     [
         (Step::Commit, Io, End::Node),
-        (Step::Commit, Corrupt(GROUP), End::Group),
+        (Step::Commit, Corrupt, End::Group),
         (Step::Commit, Full, End::Healthy),
         (Step::Commit, Panic, End::Healthy),
         (Step::Restore, Io, End::Group),
-        (Step::Restore, Corrupt(GROUP), End::Group),
+        (Step::Restore, Corrupt, End::Group),
         (Step::Restore, Panic, End::Healthy),
         (Step::Collect, Io, End::Node),
-        (Step::Collect, Corrupt(GROUP), End::Node),
+        (Step::Collect, Corrupt, End::Node),
         (Step::Collect, Full, End::Healthy),
         (Step::Collect, Panic, End::Healthy),
         (Step::OpenLog, Io, End::Node),
-        (Step::OpenLog, Corrupt(GROUP), End::Node),
+        (Step::OpenLog, Corrupt, End::Node),
         (Step::OpenLog, Panic, End::Healthy),
         (Step::Read, Io, End::Group),
-        (Step::Read, Corrupt(GROUP), End::Group),
+        (Step::Read, Corrupt, End::Group),
         (Step::Read, Panic, End::Healthy),
         (Step::OpenState, Io, End::Group),
-        (Step::OpenState, Corrupt(GROUP), End::Group),
+        (Step::OpenState, Corrupt, End::Group),
         (Step::OpenState, Panic, End::Healthy),
         (Step::Flush, Io, End::Node),
-        (Step::Flush, Corrupt(GROUP), End::Node),
+        (Step::Flush, Corrupt, End::Node),
         (Step::Flush, Full, End::Healthy),
         (Step::Flush, Panic, End::Healthy),
     ]
@@ -168,7 +168,7 @@ async fn creation_meets(seed: u64, fault: StoreFault) {
     match (fault, created) {
         (StoreFault::Io, Err(_)) => is_faulted(node, GROUP).await,
         (StoreFault::Full, Ok(())) => {}
-        (StoreFault::Panic | StoreFault::Corrupt(_), Err(_)) => {
+        (StoreFault::Panic | StoreFault::Corrupt, Err(_)) => {
             assert!(node.status(NEW).is_none(), "neither here nor not here");
             node.create_group(NEW, &ids).await.expect("a healthy disk");
         }
@@ -210,7 +210,7 @@ fn every_error_ends_healthy_or_faulted() {
         simulate(one_error(seed as u64, row));
     }
     use StoreFault::{Corrupt, Full, Io, Panic};
-    for (seed, fault) in [Io, Full, Panic, Corrupt(NEW)].into_iter().enumerate() {
+    for (seed, fault) in [Io, Full, Panic, Corrupt].into_iter().enumerate() {
         println!("creation: {fault:?}");
         simulate(creation_meets(seed as u64, fault));
     }

@@ -307,7 +307,7 @@ fn beats_go_on(
         let term = cluster.node(leader).status(GROUP).expect("it is here").term;
         let mut events = subscribe(&cluster, 1);
         for node in &cluster.nodes {
-            node.remains.log_faults.set_commit_takes(commit_takes);
+            node.remains.store_faults.set_commit_takes(commit_takes);
         }
         beats.forget();
         let until = Instant::now() + run;
@@ -334,7 +334,7 @@ fn beats_go_on(
         assert_eq!(elections(&mut events), 0);
         assert_eq!(cluster.node(leader).status(GROUP).map(|s| s.term), Some(term));
         for node in &cluster.nodes {
-            node.remains.log_faults.set_commit_takes(Duration::ZERO);
+            node.remains.store_faults.set_commit_takes(Duration::ZERO);
         }
         drop(proposals);
         cluster.stop().await;

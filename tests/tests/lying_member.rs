@@ -1,7 +1,7 @@
 //! Goal: RF-11, whatever a member says, nothing panics, no group is faulted, and no memory is taken for
 //! it; once it is gone, the others serve.
 //! Method: three whole nodes in virtual time under load. Node 3 also sends what its own frames look like
-//! after numbers, terms, kinds and flags in them were changed, or bits of the frame, or an old frame
+//! after numbers, terms, kinds, flags and addresses in them were changed, or bits of the frame, or an old frame
 //! again. It may lie about votes and entries, so that what is committed meanwhile is not judged.
 
 use std::collections::VecDeque;
@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use polyraft::{GroupId, Health, LogIndex, NodeId, Term};
+use polyraft::{GroupId, Health, LogIndex, NodeId, ReplicaId, Term};
 use polyraft_actors::entropy::{Entropy, SeededEntropy};
 use polyraft_core::entry::EntryKind;
-use polyraft_core::message::{Body, RaftKind, RaftMessage};
+use polyraft_core::message::{Body, Envelope, RaftKind, RaftMessage};
 use polyraft_core::ports::{Lane, Transport};
 use polyraft_core::wire::{append_envelope, decode_frame};
 use polyraft_tests::ledger::command;
@@ -84,6 +84,9 @@ impl Liar {
                     self.change(message);
                 }
             }
+            if self.below(8) == 0 {
+                self.misdirect(&mut envelope);
+            }
             append_envelope(&mut changed, envelope);
         }
         changed.freeze()
@@ -97,9 +100,18 @@ impl Liar {
         }
     }
 
+    /// Another group's, in another replica's name, or for another than it was.
+    fn misdirect(&self, envelope: &mut Envelope) {
+        match self.below(3) {
+            0 => envelope.group = GroupId::new(1 + self.below(GROUPS + 1)),
+            1 => envelope.from = ReplicaId::new(1 + self.below(9)),
+            _ => envelope.to = ReplicaId::new(1 + self.below(9)),
+        }
+    }
+
     fn change(&self, message: &mut RaftMessage) {
         let index = |index: LogIndex| LogIndex::new(self.near(index.get()));
-        match self.below(10) {
+        match self.below(14) {
             0 => message.term = Term::new(self.near(message.term.get())),
             1 => message.log_term = Term::new(self.near(message.log_term.get())),
             2 => message.index = index(message.index),
@@ -109,6 +121,14 @@ impl Liar {
             6 => message.compact_floor = index(message.compact_floor),
             7 => message.kind = KINDS[self.below(11) as usize],
             8 => message.context = Bytes::from(vec![3; self.below(20) as usize]),
+            9 => message.commit_term = Term::new(self.near(message.commit_term.get())),
+            10 => message.request_snapshot = index(message.request_snapshot),
+            11 => message.priority = self.below(5) as i64 - 2,
+            12 => {
+                for entry in &mut message.entries {
+                    entry.index = index(entry.index);
+                }
+            }
             _ => {
                 for entry in &mut message.entries {
                     entry.term = Term::new(self.near(entry.term.get()));

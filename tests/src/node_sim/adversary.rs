@@ -28,8 +28,9 @@ use super::judge::SharedJudge;
 use super::plan::Plan;
 use super::sabotage::Sabotage;
 use crate::actor_kill::{KINDS, kill_of};
-use crate::memory_node::{LogFailure, MemoryCluster, MemoryNode, NodeRemains};
+use crate::memory_node::{MemoryCluster, MemoryNode, NodeRemains};
 use crate::sim::Dice;
+use crate::store_faults::{Step, StoreFault};
 
 /// An hour, as clocks are wrong by.
 const HOUR_MS: u64 = 3_600_000;
@@ -389,7 +390,9 @@ impl Adversary {
         match fault {
             Fault::FailedLog => log.fail_next_commit(outcome),
             Fault::FailedState => state.fail_next_commit(outcome),
-            Fault::RefusedGroup => remains.log_faults.fail_after(commits, LogFailure::Corrupt),
+            Fault::RefusedGroup => {
+                remains.store_faults.arm_after(commits, Step::Commit, StoreFault::Corrupt);
+            }
             _ => {
                 let disk = if fault == Fault::FullLog { log } else { state };
                 disk.set_full(true);
@@ -478,7 +481,7 @@ impl Adversary {
 
 /// Uses up the failures that a node's disks have in store.
 fn disarm(node: &MemoryNode) {
-    node.remains.log_faults.fail_after(u64::MAX / 2, LogFailure::Io);
+    node.remains.store_faults.disarm();
     for disk in [&node.remains.disks.log, &node.remains.disks.state] {
         // It changes nothing, and fails if that is what the next commit does.
         let _ = disk.write(WriteSize::default(), &mut |_| Ok(()));
