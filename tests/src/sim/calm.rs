@@ -11,7 +11,7 @@ use polyraft_core::status::{GroupStatus, Role};
 use super::Failure;
 use super::habits::FAIR;
 use super::world::World;
-use crate::host::Sabotage;
+use crate::host::{Host, Sabotage};
 use crate::invariants::Violation;
 
 /// Ticks without faults in which everything must come to an end.
@@ -27,6 +27,7 @@ impl World {
         self.settle()?;
         for _ in 0..HAND_OVER_TICKS {
             self.history.counts.ticks += 1;
+            self.replace_failed()?;
             self.advance()?;
         }
         self.stand_still()?;
@@ -78,7 +79,7 @@ impl World {
     }
 
     /// Goal: nothing that a state machine does costs a leader its leadership (TK-3). One whose old damage is
-    /// found only now goes out of service, and is replaced.
+    /// found only now goes out of service, and is replaced; one whose storage fails of it hands over.
     fn stand_still(&mut self) -> Result<(), Violation> {
         let before = self.leadership();
         self.appliers_stand_still = true;
@@ -92,7 +93,8 @@ impl World {
         }
         self.appliers_stand_still = false;
         let after = self.leadership();
-        let is_gone = before.is_some_and(|(at, _)| self.seats[at].host.replica().is_none());
+        let is_out = |host: &Host| host.replica().is_none() || host.is_failed();
+        let is_gone = before.is_some_and(|(at, _)| is_out(&self.seats[at].host));
         if before == after || is_gone {
             return Ok(());
         }
