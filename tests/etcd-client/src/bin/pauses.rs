@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The shortest election timeout there is, 500 ms. The run fails if a read was stale; if a pause cost
-//! a group that it stopped more than one election, or another group one; if one in twenty elections
-//! was split; if something acknowledged is lost; or if no read was answered by a node that had just
+//! a group that it stopped more than one election, or another group one; if more than one election in
+//! twenty, of 200 at least, was split; if something acknowledged is lost; or if no read was answered by a node that had just
 //! woken. With the control, reads are not linearizable, and the run succeeds only if stale ones are
 //! found.
 
@@ -32,9 +32,10 @@ use polyraft_etcd_client_tests::registers::{ReadMode, Registers};
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long anything may take that should take a few election timeouts.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// One election in so many may be split, and a few more: in a short run one is many.
+/// One election in so many may be split (TK-6).
 const SPLIT_ONE_IN: u64 = 20;
-const SPLIT_FEW: u64 = 3;
+/// Fewer elections say nothing of a share of one in twenty.
+const ELECTIONS_MIN: u64 = 200;
 /// Pauses with an election that is not their doing: on a busy machine one in so many, and a few more.
 const DISTURBED_ONE_IN: u64 = 20;
 const DISTURBED_FEW: u64 = 1;
@@ -203,7 +204,7 @@ async fn verdict(
             reads.stale == 0
                 && reads.early > 0
                 && costs.disturbed <= DISTURBED_FEW + costs.pauses / DISTURBED_ONE_IN
-                && split <= SPLIT_FEW + costs.won / SPLIT_ONE_IN
+                && (costs.won < ELECTIONS_MIN || split <= costs.won / SPLIT_ONE_IN)
                 && (puts.lost, puts.twice) == (0, 0)
                 && puts.acknowledged > 0
         }
