@@ -209,6 +209,30 @@ fn authorities_rotate_live() {
     assert!(a.transport.reload(new.identity(2)).is_err(), "another node's certificate");
 }
 
+/// Goal: what is reloaded holds for handshakes that are under way, too. Method: over and over, one node
+/// goes back to a certificate that the other no longer trusts, as soon as that one has made the link anew.
+#[test]
+fn no_handshake_escapes_a_reload() {
+    const TIMES: u32 = 20;
+    let (runtime, old, new) = (runtime(), Authority::default(), Authority::default());
+    let both = old.root_pem() + &new.root_pem();
+    let a = QuicNode::start(&new, 1, runtime.handle());
+    let trusting = new.identity_trusting(&Leaf::of(2), &both, "");
+    let b = QuicNode::with_config(config(2, "127.0.0.1:0", trusting), runtime.handle());
+    join((1, &a), (2, &b));
+    for time in 1..=TIMES {
+        let before = a.transport.link_status()[0].connects;
+        a.transport.reload(new.identity(1)).unwrap();
+        wait_until("renewed", || a.transport.link_status()[0].connects > before);
+        let refused = a.refused(Refusal::UntrustedIssuer);
+        b.transport.reload(old.identity_trusting(&Leaf::of(2), &both, "")).unwrap();
+        wait_until("shut out", || a.refused(Refusal::UntrustedIssuer) > refused && !a.connected(2));
+        b.transport.reload(new.identity_trusting(&Leaf::of(2), &both, "")).unwrap();
+        wait_until("back", || a.connected(2) && b.connected(1));
+        println!("{time} of {TIMES}");
+    }
+}
+
 /// Goal: a node that moves is found at its new address without a restart of the others.
 #[test]
 fn a_peer_moves() {

@@ -50,6 +50,7 @@ pub(super) async fn accept_all(shared: Arc<Shared>) {
 
 /// Takes one connection to its peer task. `Err` is a refusal still to be counted.
 async fn accept_one(shared: &Shared, incoming: Incoming) -> Result<(), Refusal> {
+    let round = shared.round();
     // The first datagram may already tell that the two have no wire version in common.
     let connecting = match incoming.accept() {
         Ok(connecting) => connecting,
@@ -67,7 +68,8 @@ async fn accept_one(shared: &Shared, incoming: Incoming) -> Result<(), Refusal> 
     };
     // The verifier knew the peer; it may have been removed since.
     let Some(link) = peer_of(shared, &connection) else { return refuse(Refusal::UnknownPeer) };
-    match timeout(limit, establish(connection.clone(), link.peer, shared.mark)).await {
+    let established = establish(connection.clone(), link.peer, shared.mark, round);
+    match timeout(limit, established).await {
         Ok(Ok(candidate)) => {
             if let Err(refusal) = admit(shared.register.clone(), link.peer, candidate.mark).await {
                 return refuse(refusal);

@@ -74,6 +74,7 @@ async fn dial_one(
     peer: NodeId,
     remote: SocketAddr,
 ) -> Result<Candidate, DialError> {
+    let round = shared.round();
     let tls = shared.tls().client(peer)?;
     let mut config = ClientConfig::new(Arc::new(tls));
     config.transport_config(shared.transport.clone());
@@ -81,7 +82,8 @@ async fn dial_one(
     let limit = shared.handshake_timeout;
     let connection = timeout(limit, connecting).await.map_err(|_| DialError::TimedOut)?;
     let connection = connection.map_err(|error| lost(shared, remote, error))?;
-    let established = timeout(limit, establish(connection.clone(), shared.node, shared.mark)).await;
+    let established = establish(connection.clone(), shared.node, shared.mark, round);
+    let established = timeout(limit, established).await;
     match established {
         Ok(Ok(candidate)) => match admit(shared.register.clone(), peer, candidate.mark).await {
             Ok(()) => Ok(candidate),

@@ -31,6 +31,8 @@ pub(super) const STREAMS: usize = 1 + Lane::ALL.len();
 pub(super) struct Candidate {
     pub(super) connection: Connection,
     pub(super) origin: Origin,
+    /// This node's round of certificates that it was made in, or an earlier one.
+    pub(super) round: u64,
     /// The data that the peer shows.
     pub(super) mark: DataMark,
     pub(super) version: WireVersion,
@@ -48,6 +50,7 @@ pub(super) async fn establish(
     connection: Connection,
     dialler: NodeId,
     mark: DataMark,
+    round: u64,
 ) -> Result<Candidate, EstablishError> {
     let version = wire_version(&connection)?;
     let mut sends = Vec::with_capacity(STREAMS);
@@ -83,7 +86,7 @@ pub(super) async fn establish(
     let (data, incarnation) = peer_data;
     let mark = DataMark { data, incarnation, boot };
     let origin = Origin { dialler, peer_boot: boot };
-    Ok(Candidate { connection, origin, mark, version, sends, receives })
+    Ok(Candidate { connection, origin, round, mark, version, sends, receives })
 }
 
 /// The peer's data and the number of its life.

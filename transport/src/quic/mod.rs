@@ -31,7 +31,7 @@ mod wire_version;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ pub use wire_version::{SUPPORTED_WIRE_VERSIONS, WireVersion};
 use accept::{HANDSHAKES_MAX, accept_all};
 use close::CloseCode;
 use peer_task::{PeerTask, spawn_after};
-use peers::{Link, Peers};
+use peers::{Link, Live, Peers};
 use refusal::Refusals;
 use tls::Tls;
 
@@ -85,6 +85,8 @@ struct Shared {
     refusals: Arc<Refusals>,
     transport: Arc<TransportConfig>,
     tls: RwLock<Tls>,
+    /// How often the certificates were replaced.
+    round: AtomicU64,
     stopping: AtomicBool,
     idle_timeout: Duration,
     beat_interval: Duration,
@@ -95,6 +97,10 @@ struct Shared {
 impl Shared {
     fn tls(&self) -> Tls {
         self.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn round(&self) -> u64 {
+        self.round.load(SeqCst)
     }
 
     fn is_stopping(&self) -> bool {
@@ -140,6 +146,7 @@ impl QuicTransport {
             refusals,
             transport,
             tls: RwLock::new(tls),
+            round: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             idle_timeout: config.idle_timeout,
             beat_interval,
@@ -184,6 +191,8 @@ impl QuicTransport {
         let server = server_config(&tls, &self.shared.peers, self.shared.transport.clone())?;
         *self.shared.tls.write().unwrap_or_else(PoisonError::into_inner) = tls;
         self.shared.endpoint.set_server_config(Some(server));
+        // Last: what is made in this round has the new ones.
+        self.shared.round.fetch_add(1, SeqCst);
         self.handle.spawn(reconnect_all(self.shared.peers.all()));
         Ok(())
     }
@@ -261,12 +270,15 @@ impl Drop for QuicTransport {
 /// Has every link made anew, one after the other.
 async fn reconnect_all(links: Vec<Arc<Link>>) {
     for link in links {
-        let Some(old) = link.live.borrow().clone() else { continue };
-        let old = old.connection.stable_id();
+        let id = |live: &Option<Arc<Live>>| live.as_ref().map(|live| live.connection.stable_id());
         let mut live = link.live.subscribe();
+        let old = id(&live.borrow());
+        // Also one that is down: it may be coming up with the old certificates at this moment.
         link.orders.send_modify(|orders| orders.reload += 1);
-        let renewed = live
-            .wait_for(|live| live.as_ref().is_some_and(|live| live.connection.stable_id() != old));
+        if old.is_none() {
+            continue;
+        }
+        let renewed = live.wait_for(|live| live.is_some() && id(live) != old);
         // A peer that the new certificates do not allow never comes back; the next one's turn.
         let _ = tokio::time::timeout(RELOAD_LINK_TIMEOUT, renewed).await;
     }

@@ -189,6 +189,11 @@ impl PeerTask {
 
     /// Keeps the better of the candidate and the connection in use.
     async fn judge(&mut self, candidate: Candidate) {
+        // The handshake was under way when the certificates were replaced.
+        if candidate.round < self.shared.round() {
+            self.dial_at = Instant::now();
+            return CloseCode::Reloaded.close(&candidate.connection, "certificates reloaded");
+        }
         let inbound = candidate.origin.dialler == self.link.peer;
         if let Some(current) = &self.current {
             let lower = self.shared.node.min(self.link.peer);
