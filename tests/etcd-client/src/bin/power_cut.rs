@@ -9,7 +9,7 @@
 //!
 //! `--control eatmydata` is the negative control: nodes start once as they are, so that their data
 //! directories are durable, then run under a command that makes their syncs do nothing, and the run
-//! succeeds only if acknowledged writes are lost. Needs root, loop devices and `mkfs.ext4`.
+//! succeeds only if acknowledged writes are lost, or out of reach because a node serves no more. Needs root, loop devices and `mkfs.ext4`.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use polyraft_etcd_client_tests::dice::Dice;
 use polyraft_etcd_client_tests::disk::{DISK_BYTES, Disk};
 use polyraft_etcd_client_tests::ledger;
 use polyraft_etcd_client_tests::load::{self, Load, start};
-use polyraft_etcd_client_tests::node_process::Cluster;
+use polyraft_etcd_client_tests::node_process::{Cluster, ProcessError};
 use polyraft_etcd_client_tests::outcome;
 use polyraft_etcd_client_tests::verify::{Verdict, Violation, verify_alone};
 
@@ -84,7 +84,13 @@ async fn run() -> Result<bool, Box<dyn Error>> {
     let (mut counts, began) = (Counts::default(), Instant::now());
     let mut verdict = Verdict::default();
     while counts.cycles < options.cycles && verdict.violations.is_empty() {
-        verdict = rig.cut_and_verify(&options, &mut counts).await?;
+        verdict = match rig.cut_and_verify(&options, &mut counts).await {
+            Err(error) if options.control.is_some() && serves_no_more(&*error) => {
+                println!("power_cut: all that was acknowledged is out of reach: {error}");
+                return Ok(true);
+            }
+            verdict => verdict?,
+        };
         println!("cycle {}: {verdict}", counts.cycles);
     }
     let lost = |violation: &&Violation| matches!(violation, Violation::Lost(_));
@@ -106,6 +112,11 @@ async fn run() -> Result<bool, Box<dyn Error>> {
         Some(_) => lost > 0,
         None => verdict.violations.is_empty(),
     })
+}
+
+/// Whether a node that had served, and acknowledged, does not serve after its disk was cut.
+fn serves_no_more(error: &(dyn Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(ProcessError::NotServing { .. }))
 }
 
 /// Three nodes, each with a disk of its own.
