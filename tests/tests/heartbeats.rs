@@ -24,8 +24,10 @@ const GROUP: GroupId = GroupId::new(1);
 const DEADLINE: Duration = Duration::from_secs(120);
 const HEARTBEAT: Duration = Duration::from_millis(150);
 const ELECTION: Duration = Duration::from_secs(3);
-/// Longest interval on a machine that others use: below the stall, which would be seen whole.
-const BUSY: Duration = Duration::from_millis(900);
+/// What apply or disk take each time, in the short tests.
+const STALL: Duration = Duration::from_secs(2);
+/// Longest interval on a machine that others use: far below the stall, which would be seen whole.
+const BUSY: Duration = Duration::from_millis(800);
 
 /// When a frame with heartbeats was sent, from whom to whom.
 type Sent = BTreeMap<(NodeId, NodeId), Vec<Instant>>;
@@ -343,12 +345,12 @@ fn beats_go_on(
 
 #[test]
 fn heartbeats_do_not_wait_for_apply() {
-    beats_go_on(Duration::from_secs(1), Duration::ZERO, Duration::from_secs(5), BUSY);
+    beats_go_on(STALL, Duration::ZERO, Duration::from_secs(6), BUSY);
 }
 
 #[test]
 fn heartbeats_do_not_wait_for_the_disk() {
-    beats_go_on(Duration::ZERO, Duration::from_secs(1), Duration::from_secs(5), BUSY);
+    beats_go_on(Duration::ZERO, STALL, Duration::from_secs(6), BUSY);
 }
 
 #[test]
