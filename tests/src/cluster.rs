@@ -358,7 +358,8 @@ impl Cluster {
         self.nodes.remove(&node).expect("it runs").stop().await;
     }
 
-    /// Ends a node at once: nothing is handed over, nothing that is buffered is written.
+    /// Ends a node without a stop: nothing is handed over, nothing that is buffered is written. Its threads
+    /// end a moment later.
     pub fn kill(&mut self, node: u64) {
         drop(self.nodes.remove(&node).expect("it runs"));
     }

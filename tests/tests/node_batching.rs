@@ -147,6 +147,9 @@ async fn no_quorum_no_ok() {
     for node in cluster.running().into_iter().filter(|node| *node != leader) {
         cluster.kill(node);
     }
+    // What is killed lives on for a moment, and might still acknowledge.
+    let is_alone = || cluster.node(leader).status().peers.iter().all(|link| !link.connected);
+    wait_until(DEADLINE, "the others are gone", is_alone).await;
     let outcomes: Vec<_> = (0..20_u8).map(|n| propose(&group, add([n]))).collect();
     for outcome in outcomes {
         let outcome = outcome.await.expect("a caller never panics");
@@ -337,13 +340,11 @@ async fn overwritten_proposals_never_yield_ok() {
     cluster.isolate(leader, true);
     let outcomes: Vec<_> = (0..20_u8).map(|n| propose(&group, add([b'l', n]))).collect();
     stats_when(&group, "all of them in the log", |s| s.cut_commands >= 21).await;
-    loop {
-        let event = events.recv().await.expect("few events");
-        if matches!(event, GroupEvent::BecameFollower { .. }) {
-            break;
-        }
-    }
-    let stepped_down = Instant::now();
+    let stepped_down = wait_for(DEADLINE, "an event of its stepping down", || {
+        let is_it = matches!(events.try_recv(), Ok(GroupEvent::BecameFollower { .. }));
+        std::future::ready(is_it.then(Instant::now))
+    })
+    .await;
     for outcome in outcomes {
         let outcome = outcome.await.expect("a caller never panics");
         assert!(matches!(outcome, Err(ProposeError::Unknown { .. })), "{outcome:?}");

@@ -710,15 +710,18 @@ impl<W, R> Replica<W, R> {
             return;
         }
         let (role, term, leader) = now;
-        if was.0 == Role::Leader && (role != Role::Leader || was.1 != term) {
+        // Several inputs are observed at once: it may have gone on to stand, or even to lead again.
+        let has_resigned = was.0 == Role::Leader && (role != Role::Leader || was.1 != term);
+        if has_resigned {
             let commit = LogIndex::new(self.raft.raft.raft_log.committed);
             let lost = self.pending.leadership_lost(commit);
             self.output.undecided.extend(lost.map(|waiter| (waiter, Undecided::Unknown)));
         }
-        if was.0 != Role::Leader && role == Role::Leader {
-            self.output.events.push(GroupEvent::BecameLeader { term });
-        } else if was.0 != Role::Follower && role == Role::Follower {
+        if has_resigned || was.0 != Role::Follower && role == Role::Follower {
             self.output.events.push(GroupEvent::BecameFollower { term });
+        }
+        if role == Role::Leader && (has_resigned || was.0 != Role::Leader) {
+            self.output.events.push(GroupEvent::BecameLeader { term });
         }
         if (was.1, was.2) != (term, leader) {
             self.output.events.push(GroupEvent::LeaderChanged { term, leader });

@@ -592,6 +592,25 @@ fn an_entry_that_took_a_waiters_place_does_not_answer_it() {
     assert_eq!(out, ["send 301 AppendResponse 2 [] 2", "apply 2 -", "a Superseded"]);
 }
 
+/// EV-1: a leader that hears nobody steps down, and stands one tick later. Who looks only then hears of both.
+#[test]
+fn a_leader_that_stands_again_before_anybody_looks_has_stepped_down() {
+    let mut watched = leader();
+    let mut ticks = 0;
+    while watched.role() == Role::Leader {
+        watched.on_tick();
+        ticks += 1;
+        take(&mut watched);
+    }
+    let mut unwatched = leader();
+    propose(&mut unwatched, "a");
+    (0..=ticks).for_each(|_| unwatched.on_tick());
+    assert_eq!(unwatched.role(), Role::PreCandidate);
+    let told = take(&mut unwatched);
+    let of_role = ["a Unknown", "follower t1", "leader of t1 is 0"];
+    assert!(told.ends_with(&of_role.map(str::to_owned)), "{told:?}");
+}
+
 #[test]
 fn a_leader_that_hands_over_takes_no_proposals() {
     let mut leader = leader();
