@@ -5,11 +5,12 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::node_process::Cluster;
+
 const STATUS: &str = "/status";
 /// The count of the histogram that has one sample per tick.
 pub const TICKS: &str = "polyraft_tick_lateness_seconds_count";
-/// The counter of elections that a node's replicas have won.
-pub const ELECTIONS_WON: &str = "polyraft_elections_won_total";
+const ELECTIONS_WON: &str = "polyraft_elections_won_total";
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +103,18 @@ pub async fn replica(address: &str) -> Result<Replica, AdminError> {
     let ReplicaStatus { health, term, leader, commit, applied } =
         groups.into_iter().next().ok_or_else(missing)?;
     Ok(Replica { storage_failure, health, term, leader, is_current: applied == commit })
+}
+
+/// How many elections the replicas of all three nodes have won since their processes started.
+///
+/// # Errors
+/// A node does not answer, or not with figures.
+pub async fn elections_won(cluster: &Cluster) -> Result<u64, AdminError> {
+    let mut won = 0;
+    for at in 0..3 {
+        won += counter(cluster.admin(at), ELECTIONS_WON).await?.unwrap_or(0);
+    }
+    Ok(won)
 }
 
 async fn status<T: DeserializeOwned>(address: &str) -> Result<T, AdminError> {

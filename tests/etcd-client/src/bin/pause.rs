@@ -7,9 +7,10 @@
 //! ```
 //!
 //! Each cycle fails unless: every keyspace was led by the stopped node before; it took puts again
-//! while that node stood still; its term grew by one at most, over the stop and the settling after it;
-//! the woken node fired no more ticks than intervals passed while it ran; and nothing that was
-//! acknowledged is lost. The next cycle has fresh data.
+//! while that node stood still; one election was won for it, over the stop and the settling after it;
+//! its term stayed as it was once the node woke; the woken node fired no more ticks than intervals
+//! passed while it ran; and nothing that was acknowledged is lost. The next cycle has fresh data.
+//! A split vote, which one election in a hundred has, is a term without a leader: told, not judged here.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -26,8 +27,9 @@ use polyraft_etcd_client_tests::{keyspaces, ledger};
 
 /// The profile's tick interval: see `node_process::configuration`.
 const TICK: Duration = Duration::from_millis(20);
-/// Ticks that may be due at once: the one that was, and the one that fires while this looks.
-const TICKS_SLACK: u64 = 2;
+/// Ticks beyond those that fit into the two spans in which the node ran: each span may hold one tick
+/// more than whole intervals, and may begin with one that came late. A burst would be hundreds.
+const TICKS_SLACK: u64 = 4;
 /// How long a woken node has to do whatever a burst of ticks would make it do: three elections.
 const SETTLE: Duration = Duration::from_secs(3);
 /// How long all keyspaces may take to be led and to take a put.
@@ -62,8 +64,9 @@ async fn run() -> Result<bool, Box<dyn Error>> {
 /// What one stop cost.
 struct Outcome {
     keyspaces: usize,
-    elections_max: u64,
-    elections: u64,
+    elections_won: u64,
+    split_votes: u64,
+    terms_after_waking: u64,
     served_after: Duration,
     ticks: u64,
     ticks_due: u64,
@@ -73,7 +76,8 @@ struct Outcome {
 
 impl Outcome {
     fn is_good(&self) -> bool {
-        self.elections_max <= 1
+        self.elections_won == self.keyspaces as u64
+            && self.terms_after_waking == 0
             && self.ticks <= self.ticks_due + TICKS_SLACK
             && self.violations == 0
             && self.acknowledged > 0
@@ -81,12 +85,14 @@ impl Outcome {
 
     fn describe(&self) -> String {
         format!(
-            "{}: {} keyspaces, {} elections, at most {} per keyspace; all took puts {:.1} s after \
-             the stop; {} ticks while it ran, {} were due; {} acknowledged, {} violations",
+            "{}: {} keyspaces, {} elections won, {} split votes, {} terms begun after the node woke; \
+             all took puts {:.1} s after the stop; {} ticks while it ran, {} were due; \
+             {} acknowledged, {} violations",
             if self.is_good() { "ok" } else { "FAILED" },
             self.keyspaces,
-            self.elections,
-            self.elections_max,
+            self.elections_won,
+            self.split_votes,
+            self.terms_after_waking,
             self.served_after.as_secs_f64(),
             self.ticks,
             self.ticks_due,
@@ -113,12 +119,14 @@ async fn pause_once(
     let running = start(&load, CLIENTS, cluster.endpoints());
     load.wait_for_progress().await?;
 
+    let won_before = admin::elections_won(&cluster).await?;
     let looked = Instant::now();
     let ticks_before = ticks_of(&cluster).await?;
     let stopped = Stopped::stop(cluster.process_id(0).ok_or("node 1 does not run")?)?;
     let (since, ran_before) = (Instant::now(), looked.elapsed());
     let served_after = keyspaces::visit(&cluster.endpoints()[1..], ids.len(), stop_for).await?;
     tokio::time::sleep(stop_for.saturating_sub(since.elapsed())).await;
+    let meanwhile = admin::keyspaces(cluster.admin(1)).await?;
     let woken = Instant::now();
     drop(stopped);
     cluster.wait_until_serving(0).await?;
@@ -131,18 +139,23 @@ async fn pause_once(
     let verdict = verify(&ledger::read(&path)?, cluster.endpoints()).await?;
     verdict.violations.iter().for_each(|violation| println!("{violation}"));
     let after = admin::keyspaces(cluster.admin(0)).await?;
-    let grown = before.iter().zip(&after).map(|(before, after)| after.term - before.term);
-    let grown: Vec<_> = grown.collect();
+    let elections_won = admin::elections_won(&cluster).await? - won_before;
     Ok(Outcome {
         keyspaces: after.len(),
-        elections: grown.iter().sum(),
-        elections_max: grown.into_iter().max().unwrap_or(u64::MAX),
+        elections_won,
+        split_votes: terms_between(&before, &meanwhile).saturating_sub(elections_won),
+        terms_after_waking: terms_between(&meanwhile, &after),
         served_after,
         ticks,
         ticks_due,
         violations: verdict.violations.len(),
         acknowledged: load.acknowledged(),
     })
+}
+
+/// How many terms all keyspaces together went through.
+fn terms_between(before: &[Keyspace], after: &[Keyspace]) -> u64 {
+    before.iter().zip(after).map(|(before, after)| after.term - before.term).sum()
 }
 
 /// How often the first node's timer has fired.

@@ -119,7 +119,7 @@ async fn pause(
     costs: &mut Costs,
 ) -> Result<(), Box<dyn Error>> {
     let before = settled(cluster).await?;
-    let won_before = elections_won(cluster).await?;
+    let won_before = admin::elections_won(cluster).await?;
     let victim = busiest(&before, dice);
     let id = cluster.process_id(victim).ok_or("the node does not run")?;
     let is_led = |keyspace: &&Keyspace| keyspace.leader == Some(victim as u64 + 1);
@@ -133,7 +133,7 @@ async fn pause(
     registers.woken(victim);
     wait("a woken node serves", PATIENCE, async || registers.is_serving(victim).await).await?;
     let after = settled(cluster).await?;
-    let won = elections_won(cluster).await? - won_before;
+    let won = admin::elections_won(cluster).await? - won_before;
     let grown = before.iter().zip(&after).map(|(before, after)| after.term - before.term);
     let terms: u64 = grown.clone().sum();
     let elsewhere = before.iter().zip(grown).any(|(before, grown)| !is_led(&before) && grown > 0);
@@ -260,12 +260,4 @@ async fn settled(cluster: &Cluster) -> Result<Vec<Keyspace>, Box<dyn Error>> {
     })
     .await?;
     Ok(found)
-}
-
-async fn elections_won(cluster: &Cluster) -> Result<u64, Box<dyn Error>> {
-    let mut won = 0;
-    for at in 0..3 {
-        won += admin::counter(cluster.admin(at), admin::ELECTIONS_WON).await?.unwrap_or(0);
-    }
-    Ok(won)
 }
