@@ -83,7 +83,7 @@ impl ActorTarget {
         match self {
             Self::OfGroup(kind, group) => {
                 let addrs = of_group(group).ok_or(TargetError::NotRunning)?;
-                let GroupAddrs { group, batcher, applier } = &*addrs;
+                let GroupAddrs { group, batcher, applier, .. } = &*addrs;
                 match kind {
                     ActorKind::Batcher => send!(Some(batcher.clone())),
                     ActorKind::Applier => send!(Some(applier.clone())),

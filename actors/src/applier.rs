@@ -226,20 +226,22 @@ impl Applier {
 
     /// Sends the next slice to a worker, if there is work and the bench is here.
     fn turn(&mut self, ctx: &mut Context<Self>) {
-        if !matches!(self.bench, Bench::Here(_)) {
-            return;
-        }
+        let must_persist = match &self.bench {
+            Bench::Here(bench) => bench.must_persist(),
+            Bench::Away | Bench::Faulted => return,
+        };
         let entries = if self.is_buffer_full() { VecDeque::new() } else { self.next_entries() };
         let reach = entries.back().map_or(self.applied, |e| e.entry.index);
         let queries = self.next_queries(reach);
-        if self.opened && entries.is_empty() && queries.is_empty() {
+        let persist = must_persist && self.flush.due && self.flush.outstanding.is_none();
+        if self.opened && entries.is_empty() && queries.is_empty() && !persist {
             return;
         }
         let Bench::Here(bench) = std::mem::replace(&mut self.bench, Bench::Away) else {
             unreachable!("the bench was here a moment ago");
         };
         let open_first = !std::mem::replace(&mut self.opened, true);
-        let slice = ApplySlice::new(self.group, bench, entries, queries, open_first);
+        let slice = ApplySlice::new(self.group, bench, entries, queries, open_first, persist);
         self.send_to_worker(Box::new(slice), ctx);
     }
 
@@ -301,12 +303,15 @@ impl Applier {
         let Bench::Here(bench) = &mut self.bench else {
             return;
         };
+        let must_persist = bench.must_persist();
         let state = bench.state();
         if std::mem::take(&mut self.flush.completed) {
             state.flushed();
             self.flush.outstanding = None;
         }
-        let wanted = self.flush.due || state.buffered_bytes() >= self.config.flush_bytes;
+        self.flush.due |= state.buffered_bytes() >= self.config.flush_bytes;
+        // The machine's own storage comes first, on a worker.
+        let wanted = self.flush.due && !must_persist;
         let frozen = if wanted && self.flush.outstanding.is_none() { state.freeze() } else { None };
         self.buffered_bytes = state.buffered_bytes();
         if wanted && self.flush.outstanding.is_none() {
@@ -439,6 +444,8 @@ impl Handler<FlushTick> for Applier {
     fn handle(&mut self, _: FlushTick, ctx: &mut Self::Context) {
         self.flush.due = self.durable < self.applied;
         self.turn_flush(ctx);
+        // Where the machine has storage of its own, a slice is due.
+        self.turn(ctx);
     }
 }
 

@@ -18,7 +18,9 @@ use crate::clock::{SystemClock, VirtualClock};
 use crate::guard::Down;
 use crate::mailbox::ActorKind;
 use crate::proposal::{BatchWaiters, UnitReply, UnitWaiter};
-use crate::testing::{FakeStateStore, Ledger, Probe, batch_entry, paused, unit};
+use crate::testing::{
+    Engine, EngineMachine, FakeStateStore, Ledger, Probe, batch_entry, paused, unit,
+};
 use crate::workers::{Job, LocalWorkers, ThreadWorkers};
 
 const GROUP: GroupId = GroupId::new(1);
@@ -436,5 +438,34 @@ fn an_idle_group_is_flushed_by_the_tick() {
         assert_eq!(rig.reached(5).await.durable, LogIndex::new(5));
         rig.applier.send(FlushTick).await.expect("the applier runs");
         assert!(rig.flushes.try_recv().is_err(), "nothing new to flush");
+    });
+}
+
+/// Goal: the log keeps what a machine's own storage does not have. Method: at a flush the machine has
+/// persisted first, on a worker; where that fails, nothing is flushed and the group is faulted.
+#[test]
+fn own_storage_is_durable_before_the_applied_index() {
+    paused(async {
+        let engine = Engine::default();
+        let (workers, clock) = (LocalWorkers::current(), VirtualClock::start(0));
+        let machine = Box::new(EngineMachine::over(&engine));
+        let config = ApplierConfig::default();
+        let mut rig = Rig::with(machine, config, Arc::new(workers), Arc::new(clock));
+        rig.apply(adds(1..=5)).await;
+        assert_eq!(rig.reached(5).await.durable, LogIndex::ZERO);
+        assert_eq!(engine.persists(), []);
+        rig.applier.send(FlushTick).await.expect("the applier runs");
+        let flush = rig.flushes.recv().await.expect("flushed");
+        assert_eq!((flush.flush.applied, engine.durable()), (LogIndex::new(5), LogIndex::new(5)));
+        rig.carry_out(flush);
+        assert_eq!(rig.reached(5).await.durable, LogIndex::new(5));
+
+        engine.fail();
+        rig.apply(adds(6..=6)).await;
+        rig.reached(6).await;
+        rig.applier.send(FlushTick).await.expect("the applier runs");
+        let failed = rig.failed.recv().await.expect("reported");
+        assert!(matches!(failed.reason, ApplyFault::Persist(_)), "{:?}", failed.reason);
+        assert!(rig.flushes.try_recv().is_err(), "what is not persisted is not flushed");
     });
 }

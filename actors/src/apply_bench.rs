@@ -47,6 +47,17 @@ pub enum ApplyFault {
     /// The runtime's own part of the state could not be read or written.
     #[error("the runtime's own state cannot be accessed")]
     State(#[from] StateError),
+    /// The machine's own storage has less than the runtime was told: it was replaced or lost.
+    #[error("the machine's own storage ends at {durable}, but entries up to {applied} were in it")]
+    OwnStorageBehind {
+        /// What the storage has.
+        durable: LogIndex,
+        /// What it had when the applied index became durable.
+        applied: LogIndex,
+    },
+    /// The machine's own storage could not be made durable.
+    #[error("the state machine cannot persist")]
+    Persist(#[source] ApplyError),
 }
 
 /// One group's machine over its state.
@@ -55,33 +66,66 @@ pub struct ApplyBench {
     machine: Box<dyn StateMachine>,
     state: MachineState,
     time_ms: u64,
+    /// What the machine's own storage has durable; `None` if it has none.
+    own_durable: Option<LogIndex>,
 }
 
 impl ApplyBench {
     /// Puts a machine on its state. [`ApplyBench::open`] comes next, where blocking is allowed.
     pub fn new(group: GroupId, machine: Box<dyn StateMachine>, state: Box<dyn GroupState>) -> Self {
-        Self { group, machine, state: MachineState(state), time_ms: 0 }
+        let state = MachineState { state, is_read_only: false };
+        Self { group, machine, state, time_ms: 0, own_durable: None }
     }
 
-    /// Lets the machine build what it keeps in memory.
+    /// Lets the machine build what it keeps in memory, or open its own storage.
     ///
     /// # Errors
     /// The group must be faulted.
     pub fn open(&mut self) -> Result<(), ApplyFault> {
-        let stored = self.state.0.get(TIME_KEY)?;
+        let stored = self.state.state.get(TIME_KEY)?;
         self.time_ms =
             stored.and_then(|v| Some(u64::from_be_bytes(v[..].try_into().ok()?))).unwrap_or(0);
-        self.machine.open(&self.state).map_err(ApplyFault::Open)
+        self.machine.open(&self.state).map_err(ApplyFault::Open)?;
+        let applied = self.applied();
+        self.own_durable = self.machine.own_storage().map(|own| own.durable());
+        self.state.is_read_only = self.own_durable.is_some();
+        match self.own_durable {
+            Some(durable) if durable < applied => {
+                Err(ApplyFault::OwnStorageBehind { durable, applied })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the state may not be flushed yet: [`ApplyBench::persist`] comes first, where blocking
+    /// is allowed.
+    pub fn must_persist(&self) -> bool {
+        self.own_durable.is_some_and(|durable| durable < self.applied())
+    }
+
+    /// Makes the machine's own storage durable, if it has one, up to the applied index.
+    ///
+    /// # Errors
+    /// The group must be faulted and this bench dropped.
+    pub fn persist(&mut self) -> Result<(), ApplyFault> {
+        let applied = self.applied();
+        if self.must_persist()
+            && let Some(own) = self.machine.own_storage()
+        {
+            own.persist(applied).map_err(ApplyFault::Persist)?;
+            self.own_durable = Some(applied);
+        }
+        Ok(())
     }
 
     /// The last applied index.
     pub fn applied(&self) -> LogIndex {
-        self.state.0.applied().0
+        self.state.state.applied().0
     }
 
     /// The group's state, for flushing.
     pub fn state(&mut self) -> &mut dyn GroupState {
-        &mut *self.state.0
+        &mut *self.state.state
     }
 
     /// Applies one entry and returns one response per command, in order.
@@ -100,10 +144,10 @@ impl ApplyBench {
         );
         failpoint::hit(Step::ApplyStart).map_err(StateError::from)?;
         // Ends the unit of work before, so that no rollback reaches behind this entry.
-        self.state.0.begin();
+        self.begin();
         let is_batch = entry.kind == EntryKind::Normal && !entry.data.is_empty();
         let responses = if is_batch { self.apply_batch(entry)? } else { Vec::new() };
-        self.state.0.set_applied(entry.index, entry.term);
+        self.state.state.set_applied(entry.index, entry.term);
         Ok(responses)
     }
 
@@ -119,6 +163,10 @@ impl ApplyBench {
         let batch = batch::decode(entry.data.clone())?;
         let mut responses = Vec::with_capacity(batch.commands());
         self.advance_time(batch.time_ms)?;
+        if self.own_durable.is_some_and(|durable| entry.index <= durable) {
+            // Answered in an earlier life.
+            return Ok(responses);
+        }
         let mut context = ApplyContext {
             group: self.group,
             index: entry.index,
@@ -137,10 +185,24 @@ impl ApplyBench {
         Ok(responses)
     }
 
+    fn begin(&mut self) {
+        self.state.state.begin();
+        if let Some(own) = self.machine.own_storage() {
+            own.begin();
+        }
+    }
+
+    fn rollback(&mut self) {
+        self.state.state.rollback();
+        if let Some(own) = self.machine.own_storage() {
+            own.rollback();
+        }
+    }
+
     fn advance_time(&mut self, time_ms: u64) -> Result<(), ApplyFault> {
         if time_ms > self.time_ms {
             self.time_ms = time_ms;
-            self.state.0.put(TIME_KEY, Bytes::copy_from_slice(&time_ms.to_be_bytes()))?;
+            self.state.state.put(TIME_KEY, Bytes::copy_from_slice(&time_ms.to_be_bytes()))?;
         }
         Ok(())
     }
@@ -153,13 +215,13 @@ impl ApplyBench {
     ) -> Result<(), ApplyFault> {
         let mut context = *first;
         for command in &unit.commands {
-            self.state.0.begin();
+            self.begin();
             let response = self
                 .machine
                 .apply(&mut self.state, &context, command)
                 .map_err(ApplyFault::Machine)?;
             if !response.is_accepted() {
-                self.state.0.rollback();
+                self.rollback();
             }
             responses.push(response);
             context.sub_index += 1;
@@ -176,7 +238,7 @@ impl ApplyBench {
         responses: &mut Vec<Response>,
     ) -> Result<(), ApplyFault> {
         let (mut context, start) = (*first, responses.len());
-        self.state.0.begin();
+        self.begin();
         for command in &unit.commands {
             let response = self
                 .machine
@@ -198,12 +260,12 @@ impl ApplyBench {
         reason: Response,
         responses: &mut Vec<Response>,
     ) -> Result<(), ApplyFault> {
-        self.state.0.rollback();
+        self.rollback();
         let accepted = responses.len() - start;
         responses.truncate(start);
         responses.resize(start + unit.commands.len(), Response::Rejected(Bytes::new()));
         responses[start + accepted] = reason;
-        if accepted > 0 {
+        if accepted > 0 && self.own_durable.is_none() {
             // The machine's derived data saw commands that never happened.
             self.machine.open(&self.state).map_err(ApplyFault::Open)?;
         }
@@ -212,7 +274,21 @@ impl ApplyBench {
 }
 
 /// The state as a machine sees it: without the runtime's own keys.
-struct MachineState(Box<dyn GroupState>);
+struct MachineState {
+    state: Box<dyn GroupState>,
+    /// For machines with storage of their own.
+    is_read_only: bool,
+}
+
+impl MachineState {
+    fn check_write(&self, key: &[u8]) -> Result<(), StateError> {
+        match is_reserved(key) {
+            true => Err(StateError::ReservedKey),
+            false if self.is_read_only => Err(StateError::OwnStorage),
+            false => Ok(()),
+        }
+    }
+}
 
 fn is_reserved(key: &[u8]) -> bool {
     key.first() == Some(&STATE_KEY_RESERVED)
@@ -220,15 +296,17 @@ fn is_reserved(key: &[u8]) -> bool {
 
 impl State for MachineState {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        if is_reserved(key) { Ok(None) } else { self.0.get(key) }
+        if is_reserved(key) { Ok(None) } else { self.state.get(key) }
     }
 
     fn put(&mut self, key: &[u8], value: Bytes) -> Result<(), StateError> {
-        if is_reserved(key) { Err(StateError::ReservedKey) } else { self.0.put(key, value) }
+        self.check_write(key)?;
+        self.state.put(key, value)
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<(), StateError> {
-        if is_reserved(key) { Err(StateError::ReservedKey) } else { self.0.delete(key) }
+        self.check_write(key)?;
+        self.state.delete(key)
     }
 
     fn scan(
@@ -238,7 +316,7 @@ impl State for MachineState {
         reverse: bool,
         visit: &mut dyn FnMut(&[u8], &Bytes) -> bool,
     ) -> Result<(), StateError> {
-        self.0.scan(from, to, reverse, &mut |key, value| is_reserved(key) || visit(key, value))
+        self.state.scan(from, to, reverse, &mut |key, value| is_reserved(key) || visit(key, value))
     }
 }
 

@@ -3,7 +3,7 @@
 use polyraft_core::ids::Term;
 
 use super::*;
-use crate::testing::{FakeState, Ledger, batch_entry, unit};
+use crate::testing::{Engine, EngineMachine, FakeState, Ledger, batch_entry, unit};
 
 const GROUP: GroupId = GroupId::new(1);
 
@@ -96,8 +96,8 @@ fn time_never_falls_not_even_after_a_restart() {
 
 #[test]
 fn the_runtimes_keys_are_out_of_reach() {
-    let mut state = MachineState(Box::new(FakeState::empty(GROUP)));
-    state.0.put(TIME_KEY, Bytes::from_static(b"12345678")).expect("the runtime may");
+    let mut state = MachineState { state: Box::new(FakeState::empty(GROUP)), is_read_only: false };
+    state.state.put(TIME_KEY, Bytes::from_static(b"12345678")).expect("the runtime may");
     assert!(matches!(state.put(TIME_KEY, Bytes::new()), Err(StateError::ReservedKey)));
     assert!(matches!(state.delete(TIME_KEY), Err(StateError::ReservedKey)));
     assert_eq!(state.get(TIME_KEY).expect("readable"), None);
@@ -118,4 +118,103 @@ fn faults_do_not_advance() {
 #[should_panic(expected = "entry 2 after applied 0")]
 fn a_gap_is_never_applied() {
     let _ = bench().apply(&entry(2, EntryKind::Normal, b""));
+}
+
+fn bench_over(engine: &Engine) -> ApplyBench {
+    let machine = Box::new(EngineMachine::over(engine));
+    ApplyBench::new(GROUP, machine, Box::new(FakeState::empty(GROUP)))
+}
+
+fn add(index: u64, name: &str) -> LogEntry {
+    batch_entry(index, index, &[unit(false, &[&format!("add {name}")])])
+}
+
+/// Goal: the index that own storage has durable decides what is replayed. Method: storage that is two
+/// entries ahead of the runtime's state; a machine that applied either again would reject it.
+#[test]
+fn what_own_storage_has_is_not_applied_again() {
+    let mut bench = bench_over(&Engine::with(2, &["a", "b"]));
+    bench.open().expect("ahead of the state");
+    for (index, name) in [(1, "a"), (2, "b")] {
+        assert_eq!(bench.apply(&add(index, name)).expect("passed over"), []);
+    }
+    assert_eq!((bench.applied(), bench.must_persist()), (LogIndex::new(2), false));
+    let responses = bench.apply(&add(3, "c")).expect("applied");
+    assert_eq!(accepted(&responses), [true]);
+    assert_eq!(list(&bench), "a b c");
+    assert!(bench.must_persist());
+}
+
+#[test]
+fn the_time_that_a_machine_sees_counts_what_was_passed_over() {
+    let mut bench = bench_over(&Engine::with(1, &["a"]));
+    bench.open().expect("ahead of the state");
+    bench.apply(&batch_entry(1, 9_000, &[unit(false, &["add a"])])).expect("passed over");
+    bench.apply(&batch_entry(2, 1_000, &[unit(false, &["add b"])])).expect("applied");
+    assert_eq!(bench.time_ms, 9_000);
+}
+
+/// Goal: a storage directory that was lost or swapped is noticed. Method: it has less than the
+/// runtime's state, below which the log may be gone.
+#[test]
+fn own_storage_that_lost_entries_faults_its_group() {
+    let engine = Engine::default();
+    let mut bench = bench_over(&engine);
+    bench.open().expect("both are empty");
+    bench.apply(&add(1, "a")).expect("applied");
+    bench.machine = Box::new(EngineMachine::over(&engine));
+    let lost = bench.open();
+    let (durable, applied) = (LogIndex::ZERO, LogIndex::new(1));
+    assert!(
+        matches!(lost, Err(ApplyFault::OwnStorageBehind { durable: d, applied: a })
+            if (d, a) == (durable, applied)),
+        "{lost:?}"
+    );
+}
+
+#[test]
+fn own_storage_is_persisted_up_to_the_applied_index_and_only_when_behind() {
+    let engine = Engine::default();
+    let mut bench = bench_over(&engine);
+    bench.open().expect("both are empty");
+    bench.persist().expect("nothing to do");
+    bench.apply(&add(1, "a")).expect("applied");
+    bench.apply(&entry(2, EntryKind::ConfChange, b"")).expect("applied");
+    bench.persist().expect("an engine persists");
+    bench.persist().expect("nothing to do");
+    assert_eq!(engine.persists(), [LogIndex::new(2)]);
+    assert!(!bench.must_persist());
+    engine.fail();
+    bench.apply(&add(3, "b")).expect("applied");
+    assert!(matches!(bench.persist(), Err(ApplyFault::Persist(ApplyError::OwnStorage { .. }))));
+    assert!(bench.must_persist(), "what failed is not taken for durable");
+}
+
+#[test]
+fn an_atomic_unit_is_undone_in_own_storage_and_no_other() {
+    let mut bench = bench_over(&Engine::default());
+    bench.open().expect("both are empty");
+    let units = [
+        unit(false, &["add a"]),
+        unit(true, &["add b", "add a"]),
+        unit(true, &["add c", "add d"]),
+        unit(false, &["add a"]),
+    ];
+    let responses = bench.apply(&batch_entry(1, 10, &units)).expect("applied");
+    assert_eq!(accepted(&responses), [true, false, false, true, true, false]);
+    assert_eq!(list(&bench), "a c d");
+}
+
+/// Goal: nothing is kept where it would not be replayed. Method: a machine with storage of its own
+/// writes to the runtime's state.
+#[test]
+fn a_machine_with_own_storage_cannot_write_to_the_state() {
+    let mut bench = bench_over(&Engine::default());
+    bench.open().expect("both are empty");
+    let refused = bench.apply(&batch_entry(1, 10, &[unit(false, &["put"])]));
+    let refused = refused.expect_err("the state is read-only");
+    assert!(
+        matches!(refused, ApplyFault::Machine(ApplyError::State(StateError::OwnStorage))),
+        "{refused:?}"
+    );
 }

@@ -17,6 +17,7 @@ use polyraft_core::state_machine::ApplyError;
 use crate::applier::Query;
 use crate::apply_bench::{ApplyBench, ApplyFault};
 use crate::clock::Clock;
+use crate::group::record_stage;
 use crate::proposal::CommittedEntry;
 
 /// One turn of one group on a worker.
@@ -31,18 +32,21 @@ pub(crate) struct ApplySlice {
     /// The entry that could not be applied, and why. The bench is then of no use.
     pub(crate) fault: Option<(LogIndex, ApplyFault)>,
     open_first: bool,
+    persist: bool,
 }
 
 impl ApplySlice {
-    /// A slice that first opens the machine if `open_first`.
+    /// A slice that first opens the machine if `open_first`, and in the end makes its own storage
+    /// durable if `persist`.
     pub(crate) fn new(
         group: GroupId,
         bench: Box<ApplyBench>,
         entries: VecDeque<CommittedEntry>,
         queries: Vec<Query>,
         open_first: bool,
+        persist: bool,
     ) -> Self {
-        Self { group, bench, entries, queries, fault: None, open_first }
+        Self { group, bench, entries, queries, fault: None, open_first, persist }
     }
 
     /// Applies entries for about `duration_max`, at least one, then answers queries. Blocks.
@@ -56,13 +60,14 @@ impl ApplySlice {
             let Some(committed) = self.entries.pop_front() else {
                 break;
             };
-            self.apply(committed);
+            self.apply(committed, clock);
             applied += 1;
         }
         metrics::histogram!("polyraft_apply_slice_duration_seconds")
             .record(clock.now().since(started));
         metrics::counter!("polyraft_applied_entries_total").increment(applied);
         self.answer_queries();
+        self.persist();
         if self.fault.is_some() {
             self.give_up_entries();
         }
@@ -72,7 +77,17 @@ impl ApplySlice {
         if std::mem::take(&mut self.open_first) { self.bench.open() } else { Ok(()) }
     }
 
-    fn apply(&mut self, committed: CommittedEntry) {
+    /// Comes last: readers need not wait for the disk.
+    fn persist(&mut self) {
+        if self.persist
+            && self.fault.is_none()
+            && let Err(fault) = self.bench.persist()
+        {
+            self.fault = Some((self.bench.applied().next(), fault));
+        }
+    }
+
+    fn apply(&mut self, committed: CommittedEntry, clock: &dyn Clock) {
         let CommittedEntry { entry, waiters } = committed;
         match self.bench.apply(&entry) {
             Ok(responses) => {
@@ -82,8 +97,12 @@ impl ApplySlice {
                     .increment(responses.len() as u64);
                 metrics::counter!("polyraft_rejected_commands_total").increment(rejected as u64);
                 if let Some(waiters) = waiters {
+                    let took = waiters.since(clock.now());
                     waiters.resolve(entry.index, entry.term, responses);
                     failpoint::pass(Step::ReplySent);
+                    if let Some(took) = took {
+                        record_stage("applied", took);
+                    }
                 }
             }
             Err(fault) => {

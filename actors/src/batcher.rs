@@ -28,9 +28,10 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::directory::{Directory, GroupCell};
+use crate::gauge_share::GaugeShare;
 use crate::group::Submit;
 use crate::guard::{DownGuard, killable};
-use crate::mailbox::{ActorKind, Offer, deliver_fact, messages, offer};
+use crate::mailbox::{ActorKind, Offer, Turn, deliver_fact, messages, offer};
 use crate::peer_link::SendEnvelopes;
 use crate::proposal::{BatchCredit, BatchWaiters, RemoteReply, UnitReply, UnitWaiter};
 
@@ -168,6 +169,8 @@ pub struct Batcher {
     sweep_at: Moment,
     cut_notified: bool,
     wake: Option<(Moment, SpawnHandle)>,
+    turn: Turn,
+    queued: GaugeShare,
     _guard: DownGuard,
 }
 
@@ -191,6 +194,8 @@ impl Batcher {
             sweep_at: Moment::START,
             cut_notified: false,
             wake: None,
+            turn: Turn::of(ActorKind::Batcher),
+            queued: GaugeShare::new(metrics::gauge!("polyraft_propose_queue_commands")),
             _guard: guard,
         }
     }
@@ -221,6 +226,7 @@ impl Batcher {
     }
 
     fn touched(&mut self, ctx: &mut Context<Self>) {
+        self.turn.message();
         if !self.cut_notified {
             self.cut_notified = true;
             ctx.notify(Cut);
@@ -239,6 +245,7 @@ impl Batcher {
         } else if let Some(leader) = self.leader.leader {
             self.forward_due(now, leader);
         }
+        self.queued.set(self.batcher.stats().pending_commands as u64);
         self.schedule(now, ctx);
     }
 
@@ -249,6 +256,7 @@ impl Batcher {
         while let Some(cut) = self.batcher.poll(now, self.ports.clock.wall_ms()) {
             metrics::counter!("polyraft_batches_total", "reason" => cut.reason.as_str())
                 .increment(1);
+            metrics::histogram!("polyraft_batch_bytes").record(cut.batch.len() as f64);
             metrics::histogram!("polyraft_batch_commands").record(cut.commands as f64);
             metrics::histogram!("polyraft_batch_wait_seconds").record(cut.waited.as_secs_f64());
             let units = cut.waiters.into_iter().map(|(waiter, commands)| UnitWaiter {
@@ -257,7 +265,7 @@ impl Batcher {
                 patience: (waiter.deadline, waiter.expires),
             });
             let credit = BatchCredit::new(ctx.address().recipient());
-            let waiters = BatchWaiters::new(units.collect(), Some(credit));
+            let waiters = BatchWaiters::new(units.collect(), Some(credit)).reached(cut.oldest);
             deliver_fact(&self.ports.submit, Submit { batch: cut.batch, waiters });
         }
     }
@@ -275,6 +283,8 @@ impl Batcher {
                 envelopes.extend(self.forward(now, leader, unit, waiter));
             }
         }
+        let units = envelopes.len() as u64;
+        metrics::counter!("polyraft_proposals_forwarded_total").increment(units);
         self.send(now, leader, envelopes);
     }
 
@@ -388,6 +398,7 @@ impl Handler<Cut> for Batcher {
 
     fn handle(&mut self, _: Cut, ctx: &mut Self::Context) {
         self.cut_notified = false;
+        self.turn.end();
         self.cut(ctx);
     }
 }

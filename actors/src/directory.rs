@@ -9,17 +9,19 @@
 //! restart and absent in between. The lock is held for a copy, never while waiting.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use actix::Addr;
-use polyraft_core::ids::{GroupId, NodeId};
+use polyraft_core::ids::{GroupId, Incarnation, NodeId};
 use polyraft_core::status::{GroupEvent, GroupStatus, Health};
 use tokio::sync::{broadcast, watch};
 
 use crate::applier::Applier;
 use crate::batcher::Batcher;
 use crate::group::Group;
+use crate::machine_lease::MachineLease;
+use crate::mailbox::ActorKind;
 use crate::peer_link::PeerLink;
 
 /// Events that a slow subscriber may fall behind before it is told that it lagged (EV-2).
@@ -33,6 +35,8 @@ pub struct GroupAddrs {
     pub batcher: Addr<Batcher>,
     /// Applies its entries.
     pub applier: Addr<Applier>,
+    /// Its machine, which may outlive its applier.
+    pub(crate) machine: MachineLease,
 }
 
 impl GroupAddrs {
@@ -41,14 +45,11 @@ impl GroupAddrs {
         self.group.connected() && self.batcher.connected() && self.applier.connected()
     }
 
-    /// Whether one of them runs.
+    /// Whether one of them runs, or left a machine behind that a later life must wait for.
     pub(crate) fn is_any_alive(&self) -> bool {
-        self.group.connected() || self.batcher.connected() || self.applier.connected()
+        let actors = self.group.connected() || self.batcher.connected() || self.applier.connected();
+        actors || self.machine.is_out()
     }
-}
-
-fn is_out(health: &Health) -> bool {
-    matches!(health, Health::Faulted(_) | Health::Stopped)
 }
 
 /// What the rest of the node knows of one group, whichever life it is in.
@@ -57,6 +58,9 @@ pub struct GroupCell {
     addrs: RwLock<Option<Arc<GroupAddrs>>>,
     /// Actors of earlier lives that were told to end.
     retired: RwLock<Vec<Arc<GroupAddrs>>>,
+    lives: AtomicU64,
+    /// Which life ended last, and which of its actors was the first to go.
+    first_down: RwLock<Option<(Incarnation, ActorKind)>>,
     status: watch::Sender<GroupStatus>,
     events: broadcast::Sender<GroupEvent>,
 }
@@ -68,6 +72,8 @@ impl GroupCell {
             is_stored: AtomicBool::new(false),
             addrs: RwLock::new(None),
             retired: RwLock::default(),
+            lives: AtomicU64::new(0),
+            first_down: RwLock::default(),
             status: watch::Sender::new(status),
             events: broadcast::Sender::new(EVENTS_BUFFERED),
         }
@@ -88,8 +94,9 @@ impl GroupCell {
         self.addrs.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Replaces the actors.
+    /// Replaces the actors: by those of another life, or by none.
     pub fn set_addrs(&self, addrs: Option<GroupAddrs>) {
+        self.lives.fetch_add(u64::from(addrs.is_some()), Ordering::Relaxed);
         *self.addrs.write().unwrap_or_else(PoisonError::into_inner) = addrs.map(Arc::new);
     }
 
@@ -125,14 +132,32 @@ impl GroupCell {
 
     /// Whether the group was taken out of service here, for good.
     pub(crate) fn is_out(&self) -> bool {
-        is_out(&self.status.borrow().health)
+        self.status.borrow().health.is_out()
+    }
+
+    /// An actor of one of the lives is gone. The others of its life are then told to end: only the
+    /// first is what the life died of.
+    pub(crate) fn note_down(&self, life: Incarnation, actor: ActorKind) {
+        let mut first = self.first_down.write().unwrap_or_else(PoisonError::into_inner);
+        if first.is_none_or(|(noted, _)| noted != life) {
+            *first = Some((life, actor));
+        }
+    }
+
+    /// What a life that is not the first one tells subscribers (EV-1). Lives are counted here, where
+    /// they outlive every supervisor, and whether the group got anywhere in between or not.
+    pub(crate) fn restarted(&self) -> Option<GroupEvent> {
+        let lives = self.lives.load(Ordering::Relaxed);
+        let first = *self.first_down.read().unwrap_or_else(PoisonError::into_inner);
+        let actor = first.map_or(ActorKind::Group, |(_, actor)| actor).as_str();
+        (lives > 1).then_some(GroupEvent::ActorRestarted { actor, lives })
     }
 
     /// Publishes a status, if it changed. A life that is ending cannot undo that its group is out of
     /// service.
     pub fn publish(&self, status: GroupStatus) {
         self.status.send_if_modified(|published| {
-            let changed = *published != status && !is_out(&published.health);
+            let changed = *published != status && !published.health.is_out();
             if changed {
                 *published = status;
             }
@@ -230,8 +255,9 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use polyraft_core::entry::Configuration;
-    use polyraft_core::ids::ReplicaId;
+    use polyraft_core::ids::{ReplicaId, Term};
     use polyraft_core::ports::GroupIdentity;
+    use tokio::sync::broadcast::error::TryRecvError;
 
     use super::*;
     use crate::group_life::initial_status;
@@ -248,6 +274,51 @@ mod tests {
         cell.publish_health(Health::Faulted("a reason".into()));
         cell.publish(GroupStatus { health: Health::Healthy, ..status });
         assert_eq!(cell.status().health, Health::Faulted("a reason".into()));
+    }
+
+    /// Goal: a life is told to have died of what died first. Method: the deaths of one life, in the
+    /// order in which they are reported, and one of the next.
+    #[test]
+    fn a_life_died_of_the_first_of_its_actors_to_go() {
+        let identity = GroupIdentity { name: "g".into(), replica: ReplicaId::new(101) };
+        let cell =
+            GroupCell::new(initial_status(GroupId::new(1), &identity, Configuration::default()));
+        let restarted = |lives: u64| {
+            cell.lives.store(lives, Ordering::Relaxed);
+            cell.restarted()
+        };
+        assert_eq!(restarted(1), None, "a first life is no restart");
+        for actor in [ActorKind::Applier, ActorKind::Group, ActorKind::Batcher] {
+            cell.note_down(Incarnation::new(7), actor);
+        }
+        assert_eq!(restarted(2), Some(GroupEvent::ActorRestarted { actor: "applier", lives: 2 }));
+        cell.note_down(Incarnation::new(8), ActorKind::Batcher);
+        assert_eq!(restarted(3), Some(GroupEvent::ActorRestarted { actor: "batcher", lives: 3 }));
+    }
+
+    fn event(term: u64) -> GroupEvent {
+        GroupEvent::BecameLeader { term: Term::new(term) }
+    }
+
+    /// Goal: EV-2. Method: more events than are kept, to one who reads them and one who does not.
+    #[test]
+    fn a_subscriber_that_falls_behind_is_told_how_far_and_holds_nobody_up() {
+        let identity = GroupIdentity { name: "g".into(), replica: ReplicaId::new(101) };
+        let cell =
+            GroupCell::new(initial_status(GroupId::new(1), &identity, Configuration::default()));
+        let (mut prompt, mut late) = (cell.subscribe(), cell.subscribe());
+        let (events, kept) = (1_000, EVENTS_BUFFERED as u64);
+        for term in 1..=events {
+            cell.raise(event(term));
+            assert_eq!(prompt.try_recv(), Ok(event(term)), "who keeps up misses nothing");
+        }
+        assert_eq!(late.try_recv(), Err(TryRecvError::Lagged(events - kept)));
+        for term in events - kept + 1..=events {
+            assert_eq!(late.try_recv(), Ok(event(term)), "what is kept comes in order");
+        }
+        assert_eq!(late.try_recv(), Err(TryRecvError::Empty));
+        cell.raise(event(events + 1));
+        assert_eq!(late.try_recv(), Ok(event(events + 1)), "and then it is like the others");
     }
 
     fn insert(directory: &Directory, id: u64, name: &str) -> bool {

@@ -63,6 +63,9 @@ impl Handler<Down> for FaultDesk {
     type Result = ();
 
     fn handle(&mut self, down: Down, _: &mut Self::Context) {
+        if let Some(cell) = down.group.and_then(|group| self.parts.directory.group(group)) {
+            cell.note_down(down.incarnation, down.actor);
+        }
         if let Some(supervisor) = self.parts.supervisor() {
             deliver_fact(&supervisor, down);
         }

@@ -21,23 +21,28 @@ use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, Incarnation, LogIndex, NodeId};
 use polyraft_core::log_tail::Fetch;
 use polyraft_core::message::Envelope;
-use polyraft_core::output::{Committed, Refused, StepError};
+use polyraft_core::output::{self, Committed, Refused, StepError};
 use polyraft_core::pending::Undecided;
 use polyraft_core::ports::{LogReader, StorageError};
 use polyraft_core::replica::Replica;
-use polyraft_core::status::GroupEvent;
+use polyraft_core::status::{GroupEvent, Role};
+use polyraft_core::time::Moment;
 use tokio::sync::oneshot;
 
 use crate::applier::{Applied, Apply, Query};
 use crate::batcher::{LeaderChanged, SubmitRefused};
+use crate::clock::Clock;
 use crate::directory::{Directory, GroupCell};
+use crate::election_watch::ElectionWatch;
 use crate::fault_desk::GroupFailed;
+use crate::gauge_share::GaugeShare;
 use crate::guard::{DownGuard, killable};
-use crate::log_writer::{Append, AppendPersisted};
+use crate::log_writer::{Append, AppendPersisted, StoreKind, note_damage};
 use crate::log_writer_progress::LogWriterProgress;
-use crate::mailbox::{ActorKind, Offer, deliver_fact, messages, offer};
+use crate::mailbox::{ActorKind, Offer, Turn, deliver_fact, messages, offer};
 use crate::peer_link::SendEnvelopes;
 use crate::proposal::{BatchWaiters, CommittedEntry};
+use crate::stage_clock::StageClock;
 use crate::tick::TickGroup;
 use crate::workers::Workers;
 
@@ -142,6 +147,8 @@ pub struct GroupPorts {
     pub reader: Arc<dyn LogReader>,
     /// Runs reads of the journal.
     pub workers: Arc<dyn Workers>,
+    /// Measures.
+    pub clock: Arc<dyn Clock>,
     /// How the log writer is doing.
     pub log_progress: Arc<LogWriterProgress>,
     /// The state machine.
@@ -164,6 +171,7 @@ pub struct GroupPorts {
 pub struct ReadWaiter {
     query: Bytes,
     reply: ReadReplyTo,
+    asked: Moment,
 }
 
 /// The actor.
@@ -178,6 +186,10 @@ pub struct Group {
     commits_seen: u64,
     dirty: bool,
     announcing: bool,
+    turn: Turn,
+    elections: ElectionWatch,
+    stages: StageClock,
+    reads_waiting: GaugeShare,
     _guard: DownGuard,
 }
 
@@ -191,6 +203,7 @@ impl Group {
         guard: DownGuard,
     ) -> Self {
         let incarnation = guard.incarnation();
+        let elections = ElectionWatch::new(ports.clock.now(), replica.status().term);
         Self {
             id,
             node,
@@ -201,12 +214,17 @@ impl Group {
             commits_seen: 0,
             dirty: false,
             announcing: false,
+            turn: Turn::of(ActorKind::Group),
+            elections,
+            stages: StageClock::default(),
+            reads_waiting: GaugeShare::new(metrics::gauge!("polyraft_reads_waiting")),
             _guard: guard,
         }
     }
 
     /// Asks for one flush behind all that waits in the mailbox.
     fn touched(&mut self, ctx: &mut Context<Self>) {
+        self.turn.message();
         if !self.dirty {
             self.dirty = true;
             ctx.notify(Flush);
@@ -214,41 +232,55 @@ impl Group {
     }
 
     fn flush(&mut self, ctx: &mut Context<Self>) {
+        let now = self.ports.clock.now();
         let output = self.replica.take_output();
+        let leads = self.replica.role() == Role::Leader;
         // First, so that the followers' disks and this one's work at the same time.
         self.send(output.send);
         for append in output.appends {
-            failpoint::pass(Step::AppendSubmit);
-            if append.append.compact.is_some() {
-                failpoint::pass(Step::CompactionSubmit);
+            if let Some(last) = append.append.entries.last().filter(|_| leads) {
+                self.stages.left(append.number, last.index, now);
             }
-            let message = Append {
-                append: append.append,
-                incarnation: self.incarnation,
-                number: append.number,
-                done: ctx.address().recipient(),
-            };
-            deliver_fact(&self.ports.log, message);
+            self.append(append, ctx);
         }
         for fetch in output.fetches {
             self.fetch(fetch, ctx);
         }
-        self.apply(output.apply);
+        self.apply(output.apply, now);
         for (waiters, why) in output.undecided {
             waiters.fail_all(&match why {
                 Undecided::Superseded => ProposeError::Superseded { group: self.id },
                 Undecided::Unknown => ProposeError::Unknown { group: self.id },
             });
         }
-        for (ReadWaiter { query, reply }, at_least) in output.reads {
+        record_reads(output.read_rounds, output.reads.first().map(|(reader, _)| reader), now);
+        for (ReadWaiter { query, reply, .. }, at_least) in output.reads {
             deliver_fact(&self.ports.query, Query { query, at_least, reply });
         }
         for waiter in output.reads_failed {
             waiter.fail(self.read_timed_out());
         }
+        let status = self.replica.status();
+        self.elections.observe(now, &status, &output.events).record();
+        self.reads_waiting.set(self.replica.reads_waiting() as u64);
         self.raise(output.events);
-        self.ports.cell.publish(self.replica.status());
+        self.ports.cell.publish(status);
         self.announce_later(ctx);
+    }
+
+    fn append(&self, append: output::Append, ctx: &mut Context<Self>) {
+        failpoint::pass(Step::AppendSubmit);
+        if append.append.compact.is_some() {
+            failpoint::pass(Step::CompactionSubmit);
+            metrics::counter!("polyraft_compactions_total").increment(1);
+        }
+        let message = Append {
+            append: append.append,
+            incarnation: self.incarnation,
+            number: append.number,
+            done: ctx.address().recipient(),
+        };
+        deliver_fact(&self.ports.log, message);
     }
 
     /// One timer at a time: proposals that keep coming take the commit index along, and cancel
@@ -292,22 +324,26 @@ impl Group {
         }));
     }
 
-    fn apply(&self, committed: Vec<Committed<BatchWaiters>>) {
+    fn apply(&mut self, committed: Vec<Committed<BatchWaiters>>, now: Moment) {
         if committed.is_empty() {
             return;
         }
-        let entries = committed
-            .into_iter()
-            .map(|Committed { entry, waiter }| CommittedEntry { entry, waiters: waiter })
-            .collect();
+        let mut entries = Vec::with_capacity(committed.len());
+        for Committed { entry, waiter } in committed {
+            if let Some(took) = waiter.as_ref().and(self.stages.committed(entry.index, now)) {
+                record_stage("committed", took);
+            }
+            let waiters = waiter.map(|waiters| waiters.reached(now));
+            entries.push(CommittedEntry { entry, waiters });
+        }
         deliver_fact(&self.ports.apply, Apply { incarnation: self.incarnation, entries });
     }
 
-    fn raise(&self, events: Vec<GroupEvent>) {
+    fn raise(&mut self, events: Vec<GroupEvent>) {
         for event in events {
             match &event {
+                GroupEvent::BecameFollower { .. } => self.stages.forget(),
                 GroupEvent::BecameLeader { term } => {
-                    metrics::counter!("polyraft_elections_won_total").increment(1);
                     tracing::debug!(group = %self.id, %term, "became leader");
                 }
                 GroupEvent::LeaderChanged { term, leader } => {
@@ -329,6 +365,20 @@ impl Group {
     /// The log or the state machine cannot go on: the supervisor takes the group out of service.
     fn fail(&self, reason: String) {
         deliver_fact(&self.ports.failed, GroupFailed { group: self.id, reason });
+    }
+}
+
+/// One batch that was proposed here has reached `stage`, so long after the one before.
+pub(crate) fn record_stage(stage: &'static str, took: Duration) {
+    metrics::histogram!("polyraft_proposal_stage_duration_seconds", "stage" => stage).record(took);
+}
+
+fn record_reads(rounds: u64, confirmed: Option<&ReadWaiter>, now: Moment) {
+    if rounds > 0 {
+        metrics::counter!("polyraft_read_index_rounds_total").increment(rounds);
+    }
+    if let Some(first) = confirmed {
+        metrics::histogram!("polyraft_read_index_duration_seconds").record(now.since(first.asked));
     }
 }
 
@@ -364,6 +414,7 @@ impl Handler<Flush> for Group {
 
     fn handle(&mut self, _: Flush, ctx: &mut Self::Context) {
         self.dirty = false;
+        self.turn.end();
         self.flush(ctx);
     }
 }
@@ -421,8 +472,15 @@ impl Handler<Submit> for Group {
     type Result = ();
 
     fn handle(&mut self, Submit { batch, waiters }: Submit, ctx: &mut Self::Context) {
+        let now = self.ports.clock.now();
+        let waited = waiters.since(now);
         match self.replica.propose(batch, waiters) {
-            Ok(()) => self.touched(ctx),
+            Ok(()) => {
+                if let Some(waited) = waited {
+                    record_stage("submitted", waited);
+                }
+                self.touched(ctx);
+            }
             Err(Refused { waiter, batch, why }) => {
                 let refused = SubmitRefused { batch, waiters: waiter, why };
                 deliver_fact(&self.ports.refused, refused);
@@ -435,7 +493,7 @@ impl Handler<Read> for Group {
     type Result = ();
 
     fn handle(&mut self, Read { query, reply }: Read, ctx: &mut Self::Context) {
-        let waiter = ReadWaiter { query, reply };
+        let waiter = ReadWaiter { query, reply, asked: self.ports.clock.now() };
         if self.replica.reads_waiting() >= READS_WAITING_MAX {
             let (group, what) = (self.id, "waiting reads");
             return waiter.fail(ReadError::Overloaded { group, what });
@@ -451,6 +509,9 @@ impl Handler<AppendPersisted> for Group {
     fn handle(&mut self, persisted: AppendPersisted, ctx: &mut Self::Context) {
         if persisted.incarnation == self.incarnation {
             failpoint::pass(Step::AppendPersisted);
+            for took in self.stages.persisted(persisted.upto, self.ports.clock.now()) {
+                record_stage("persisted", took);
+            }
             self.replica.on_persisted(persisted.upto);
             self.touched(ctx);
         }
@@ -490,7 +551,10 @@ impl Handler<Fetched> for Group {
             }
             // Compaction overtook the read: raft-rs asks again from where the log starts now.
             Err(StorageError::Compacted { .. }) => {}
-            Err(error) => self.fail(format!("the log cannot be read: {error}")),
+            Err(error) => {
+                note_damage(StoreKind::Log, &error);
+                self.fail(format!("the log cannot be read: {error}"));
+            }
         }
     }
 }

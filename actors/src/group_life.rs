@@ -27,6 +27,7 @@ use crate::fault_desk::FaultDesk;
 use crate::group::{Group, GroupPorts};
 use crate::guard::{DownGuard, Kill, KillMode};
 use crate::log_writer::Restore;
+use crate::machine_lease::MachineLease;
 use crate::mailbox::{ActorKind, deliver_fact};
 use crate::node_parts::{NodeActors, NodeParts};
 use crate::spawner::{Place, Prepared, prepare};
@@ -70,6 +71,7 @@ pub fn initial_status(
         persisted: Default::default(),
         commit: Default::default(),
         applied: Default::default(),
+        replicated: Default::default(),
         configuration: Arc::new(configuration),
     }
 }
@@ -185,6 +187,7 @@ impl Life {
             group: group.addr.clone(),
             batcher: batcher.addr.clone(),
             applier: applier.addr.clone(),
+            machine: MachineLease::default(),
         };
         self.start_applier(applier, &addrs, state);
         self.start_batcher(batcher, &addrs);
@@ -208,7 +211,7 @@ impl Life {
     ) {
         let (parts, group, guard) =
             (self.parts.clone(), self.group, self.guard(ActorKind::Applier));
-        let name = self.cell.status().name;
+        let (name, lease) = (self.cell.status().name, addrs.machine.clone());
         let ports = ApplierPorts {
             workers: parts.workers.clone(),
             clock: parts.clock.clone(),
@@ -217,7 +220,7 @@ impl Life {
             failed: self.desk.clone().recipient(),
         };
         prepared.start(&*self.parts.spawner, Place::Shard(group), move |_| {
-            let machine = (parts.machine)(group, &name);
+            let machine = lease.lend((parts.machine)(group, &name));
             Applier::new(group, machine, state, parts.settings.applier, ports, guard)
         });
     }
@@ -243,6 +246,7 @@ impl Life {
             log: self.actors.log_writer.clone().recipient(),
             reader: self.actors.reader.clone(),
             workers: parts.workers.clone(),
+            clock: parts.clock.clone(),
             log_progress: parts.log_progress.clone(),
             apply: addrs.applier.clone().recipient(),
             query: addrs.applier.clone().recipient(),

@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use polyraft_core::ids::{GroupId, LogIndex};
 use polyraft_core::ports::{
-    CommitStats, GroupAppend, GroupIdentity, LogReader, LogStore, RestoredLog, StorageError,
+    CommitStats, GroupAppend, GroupIdentity, LogReader, LogStats, LogStore, RestoredLog,
+    StorageError,
 };
 
 use crate::node_parts::OpenLog;
@@ -105,6 +106,10 @@ impl LogStore for LentLog {
 
     fn reader(&self) -> Arc<dyn LogReader> {
         self.inner().reader()
+    }
+
+    fn stats(&self) -> LogStats {
+        self.inner().stats()
     }
 }
 

@@ -19,8 +19,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use metrics::Histogram;
 use polyraft_core::error::ProposeError;
 use polyraft_core::ids::{GroupId, NodeId};
+use polyraft_core::log_tally::LogTally;
 use polyraft_core::message::{Body, Envelope, Forward, ForwardReply};
 use polyraft_core::ports::{Lane, TransportEvents};
 use polyraft_core::time::Moment;
@@ -38,13 +40,20 @@ pub struct LinkEvents {
     node: NodeId,
     directory: Arc<Directory>,
     clock: Arc<dyn Clock>,
-    heartbeats_seen: Mutex<BTreeMap<NodeId, Moment>>,
+    heartbeats_seen: Mutex<BTreeMap<NodeId, SeenBeats>>,
+    refused: LogTally,
 }
 
 impl LinkEvents {
     /// Events of `node`, for the groups and links in `directory`.
     pub fn new(node: NodeId, directory: Arc<Directory>, clock: Arc<dyn Clock>) -> Self {
-        Self { node, directory, clock, heartbeats_seen: Mutex::default() }
+        Self {
+            node,
+            directory,
+            clock,
+            heartbeats_seen: Mutex::default(),
+            refused: LogTally::default(),
+        }
     }
 
     fn receive(&self, from: NodeId, frame: Bytes) {
@@ -52,7 +61,9 @@ impl LinkEvents {
             Ok(envelopes) => envelopes,
             Err(error) => {
                 metrics::counter!("polyraft_link_refused_frames_total").increment(1);
-                tracing::warn!(peer = %from, %error, "frame refused");
+                if let Some(since_last_line) = self.refused.add(self.clock.now()) {
+                    tracing::warn!(peer = %from, %error, since_last_line, "frame refused");
+                }
                 return;
             }
         };
@@ -137,21 +148,32 @@ impl LinkEvents {
         }
     }
 
-    /// The interval at which a peer's heartbeats arrive, for all its groups together.
+    /// The interval at which a peer's heartbeats arrive, for all its groups together. Those that confirm
+    /// a read count: while reads wait there are no others.
     fn observe_heartbeats(&self, from: NodeId, envelopes: &[Envelope]) {
-        let beats = envelopes.iter().any(|envelope| match &envelope.body {
-            Body::Raft(message) => message.is_plain_heartbeat(),
-            _ => false,
+        if !envelopes.iter().any(|envelope| envelope.body.is_heartbeat()) {
+            return;
+        }
+        let now = self.clock.now();
+        let mut seen = self.heartbeats_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let beats = seen.entry(from).or_insert_with(|| SeenBeats {
+            last: now,
+            interval: metrics::histogram!(
+                "polyraft_heartbeat_interval_seconds",
+                "peer" => from.to_string()
+            ),
         });
-        if beats {
-            let now = self.clock.now();
-            let mut seen = self.heartbeats_seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(before) = seen.insert(from, now) {
-                metrics::histogram!("polyraft_heartbeat_interval_seconds")
-                    .record(now.since(before));
-            }
+        let before = std::mem::replace(&mut beats.last, now);
+        if before < now {
+            beats.interval.record(now.since(before));
         }
     }
+}
+
+/// The heartbeats of one peer.
+struct SeenBeats {
+    last: Moment,
+    interval: Histogram,
 }
 
 /// An envelope back to the sender of `about`.

@@ -23,13 +23,16 @@ use std::time::Duration;
 use actix::prelude::*;
 use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, Incarnation, LogIndex, ReadyNumber};
-use polyraft_core::ports::{CommitStats, GroupAppend, LogStore, RestoredLog, StorageError};
+use polyraft_core::log_tally::LogTally;
+use polyraft_core::ports::{
+    CommitStats, GroupAppend, LogStats, LogStore, RestoredLog, StorageError,
+};
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::guard::{DownGuard, killable};
 use crate::log_writer_progress::LogWriterProgress;
-use crate::mailbox::{deliver_fact, messages};
+use crate::mailbox::{ActorKind, Turn, deliver_fact, messages};
 
 messages!(
     Append,
@@ -95,6 +98,16 @@ pub enum StoreKind {
     Log,
     /// The state machines' state.
     State,
+}
+
+impl StoreKind {
+    /// Its name in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::State => "state",
+        }
+    }
 }
 
 /// Fact from the log writer or the state flusher to the node, at most one per life: the store failed
@@ -198,6 +211,8 @@ pub struct LogWriter {
     garbage_notified: bool,
     /// Bytes written that no garbage collection has followed yet.
     uncollected_bytes: u64,
+    no_room: LogTally,
+    turn: Turn,
     _guard: DownGuard,
 }
 
@@ -218,11 +233,14 @@ impl LogWriter {
             flush_notified: false,
             garbage_notified: false,
             uncollected_bytes: 0,
+            no_room: LogTally::default(),
+            turn: Turn::of(ActorKind::LogWriter),
             _guard: guard,
         }
     }
 
     fn enqueue(&mut self, queued: Queued, ctx: &mut Context<Self>) {
+        self.turn.message();
         match (self.mode, queued) {
             (Mode::Poisoned, queued) => refuse(queued),
             (Mode::Writing | Mode::Full, queued) => {
@@ -275,6 +293,7 @@ impl LogWriter {
                 self.uncollected_bytes += stats.bytes.max(self.config.collection_bytes / 64);
                 record_commit(stats, took, appends.len());
                 record_queue(self.queue.len());
+                record_stats(self.store.stats());
                 acknowledge_all(&appends, acknowledgements);
             }
             Err(StorageError::Full { what }) => {
@@ -298,6 +317,7 @@ impl LogWriter {
     /// group that it stumbled over. Should it have been poisoned after all, that attempt says so.
     fn refuse_group(&mut self, group: GroupId, error: StorageError) {
         tracing::error!(%group, %error, "the log refuses this group");
+        note_damage(StoreKind::Log, &error);
         self.queue.retain(|queued| !matches!(queued, Queued::Append(a, _) if a.group == group));
         deliver_fact(&self.ports.refused, GroupRefused { group, error });
     }
@@ -340,6 +360,7 @@ impl LogWriter {
     fn poison(&mut self, error: StorageError) {
         tracing::error!(%error, "the log failed: nothing is acknowledged any more");
         self.mode = Mode::Poisoned;
+        record_failed(StoreKind::Log, true);
         self.ports.progress.set_poisoned();
         self.queue.drain(..).for_each(refuse);
         deliver_fact(&self.ports.failed, StorageFailed { store: StoreKind::Log, error });
@@ -351,6 +372,7 @@ impl LogWriter {
                 unreachable!("the front was a restore a moment ago");
             };
             let restored = self.store.restore(restore.group, restore.applied);
+            let _ = restored.as_ref().inspect_err(|error| note_damage(StoreKind::Log, error));
             // An Err means that the supervisor has stopped waiting.
             let _ = restore.reply.send(restored);
         }
@@ -372,14 +394,43 @@ impl LogWriter {
     fn collect_one_piece(&mut self, ctx: &mut Context<Self>) {
         self.uncollected_bytes =
             self.uncollected_bytes.saturating_sub(self.config.collection_bytes);
-        match self.store.collect_garbage() {
+        let before = self.store.stats();
+        let collected = self.store.collect_garbage();
+        let after = self.store.stats();
+        metrics::counter!("polyraft_journal_collections_total").increment(1);
+        metrics::counter!("polyraft_journal_collected_bytes_total")
+            .increment(after.collected_bytes.saturating_sub(before.collected_bytes));
+        record_stats(after);
+        match collected {
             Ok(true) => self.collect_after(COLLECTION_PAUSE, ctx),
             Ok(false) => self.uncollected_bytes = 0,
             // Collecting needs a little room itself; the next commit finds out and waits.
-            Err(StorageError::Full { what }) => tracing::warn!(what, "no room to collect garbage"),
+            Err(StorageError::Full { what }) => {
+                if let Some(since_last_line) = self.no_room.add(self.ports.clock.now()) {
+                    tracing::warn!(what, since_last_line, "no room to collect garbage");
+                }
+            }
             Err(error) => self.poison(error),
         }
     }
+}
+
+fn record_stats(stats: LogStats) {
+    metrics::gauge!("polyraft_journal_bytes").set(stats.bytes as f64);
+}
+
+/// Counts damaged data that was met.
+pub(crate) fn note_damage(store: StoreKind, error: &StorageError) {
+    if matches!(error, StorageError::Corrupt { .. }) {
+        metrics::counter!("polyraft_checksum_failures_total", "store" => store.as_str())
+            .increment(1);
+    }
+}
+
+/// Whether a store has failed for good.
+pub(crate) fn record_failed(store: StoreKind, failed: bool) {
+    metrics::gauge!("polyraft_storage_failed", "store" => store.as_str())
+        .set(f64::from(u8::from(failed)));
 }
 
 /// The one group that an error is about.
@@ -399,6 +450,7 @@ fn record_queue(appends: usize) {
 
 fn record_commit(stats: CommitStats, took: Duration, width: usize) {
     metrics::histogram!("polyraft_log_commit_duration_seconds").record(took);
+    metrics::histogram!("polyraft_log_sync_duration_seconds").record(stats.sync);
     metrics::histogram!("polyraft_log_commit_appends").record(width as f64);
     metrics::counter!("polyraft_log_commit_bytes_total").increment(stats.bytes);
     metrics::counter!("polyraft_log_commit_entries_total").increment(stats.entries);
@@ -454,6 +506,11 @@ impl Actor for LogWriter {
         // Exported from the start: an alert on a series that is absent never fires.
         let is_full = self.ports.progress.is_full();
         metrics::gauge!("polyraft_log_full").set(f64::from(u8::from(is_full)));
+        record_failed(StoreKind::Log, false);
+        let stats = self.store.stats();
+        metrics::gauge!("polyraft_journal_limit_bytes").set(stats.bytes_max as f64);
+        record_stats(stats);
+        record_queue(0);
     }
 }
 
@@ -491,6 +548,7 @@ impl Handler<Flush> for LogWriter {
 
     fn handle(&mut self, _: Flush, ctx: &mut Self::Context) {
         self.flush_notified = false;
+        self.turn.end();
         if self.mode != Mode::Writing {
             return;
         }

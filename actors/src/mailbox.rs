@@ -9,6 +9,8 @@
 //! [`deliver_fact`]. Facts sent with it are answers to outstanding work, and the work is capped:
 //! that cap, named in the table, bounds the mailbox (RT-2).
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use actix::dev::SendError;
 use actix::{Actor, Addr, Context, Handler, Message, Recipient};
 
@@ -172,6 +174,40 @@ pub fn deliver_fact<M: Message>(to: &impl Port<M>, message: M) {
     to.force(message);
 }
 
+/// Most messages that one actor of each kind took in one turn, since somebody asked. Of the process,
+/// like everything that is exported.
+static HIGH_WATER: [AtomicU64; MAILBOXES.len()] = [const { AtomicU64::new(0) }; MAILBOXES.len()];
+
+/// The most messages that one actor of this kind took in one turn since the last call.
+pub fn take_high_water(actor: ActorKind) -> u64 {
+    HIGH_WATER[actor as usize].swap(0, Relaxed)
+}
+
+/// One turn of an actor that takes all that waits in its mailbox before it acts. actix does not say
+/// how many messages wait; how many were taken in one go says it a moment later.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    actor: ActorKind,
+    messages: u64,
+}
+
+impl Turn {
+    pub(crate) fn of(actor: ActorKind) -> Self {
+        Self { actor, messages: 0 }
+    }
+
+    /// One more message was taken.
+    pub(crate) fn message(&mut self) {
+        self.messages += 1;
+    }
+
+    /// The mailbox was found empty.
+    pub(crate) fn end(&mut self) {
+        let messages = std::mem::take(&mut self.messages);
+        HIGH_WATER[self.actor as usize].fetch_max(messages, Relaxed);
+    }
+}
+
 /// Makes types messages without an answer: the only kind that crosses between actors, so that none
 /// ever waits for another.
 macro_rules! messages {
@@ -207,6 +243,20 @@ mod tests {
         type Result = ();
 
         fn handle(&mut self, _: Ping, _: &mut Self::Context) {}
+    }
+
+    #[test]
+    fn the_longest_turn_is_remembered_until_it_is_asked_for() {
+        let kind = ActorKind::Watchdog; // No other test's.
+        let (mut long, mut short) = (Turn::of(kind), Turn::of(kind));
+        (0..7).for_each(|_| long.message());
+        long.end();
+        short.message();
+        short.end();
+        assert_eq!((take_high_water(kind), take_high_water(kind)), (7, 0));
+        long.message();
+        long.end();
+        assert_eq!(take_high_water(kind), 1);
     }
 
     #[test]

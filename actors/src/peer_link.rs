@@ -16,17 +16,21 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
+use metrics::Histogram;
 use polyraft_core::error::ProposeError;
 use polyraft_core::ids::{GroupId, NodeId, Term};
 use polyraft_core::message::{Body, Envelope};
 use polyraft_core::outbox::{Outbox, OutboxLimits};
 use polyraft_core::ports::{Lane, SendError, Transport};
+use polyraft_core::time::Moment;
 
 use crate::batcher::{ForwardOutcome, ForwardsLost};
+use crate::clock::Clock;
 use crate::directory::{Directory, GroupAddrs};
+use crate::gauge_share::GaugeShare;
 use crate::group::PeerUnreachable;
 use crate::guard::{DownGuard, killable};
-use crate::mailbox::{ActorKind, Offer, messages, offer};
+use crate::mailbox::{ActorKind, Offer, Turn, messages, offer};
 use crate::tick::HeartbeatInterval;
 
 messages!(SendEnvelopes, Writable, Connection, Flush, ReleaseHeartbeats);
@@ -65,13 +69,41 @@ pub struct PeerLink {
     outbox: Outbox,
     transport: Arc<dyn Transport>,
     directory: Arc<Directory>,
+    clock: Arc<dyn Clock>,
     /// Lanes that are full, each with the frame that it gave back.
     blocked: BTreeMap<Lane, Bytes>,
     connected: bool,
     flush_notified: bool,
     /// An interval has passed for which no heartbeat has arrived yet.
     heartbeats_due: bool,
+    /// When the last frame with heartbeats was handed to the transport.
+    beaten: Option<Moment>,
+    figures: Figures,
+    turn: Turn,
     _guard: DownGuard,
+}
+
+/// Where a link's figures go.
+struct Figures {
+    beat_interval: Histogram,
+    queue_bytes: GaugeShare,
+}
+
+impl Figures {
+    fn of(peer: NodeId) -> Self {
+        let peer = peer.to_string();
+        // There from the start, though a peer that leads nothing sends none.
+        drop(metrics::histogram!("polyraft_heartbeat_interval_seconds", "peer" => peer.clone()));
+        Self {
+            beat_interval: metrics::histogram!(
+                "polyraft_heartbeat_sent_interval_seconds",
+                "peer" => peer.clone()
+            ),
+            queue_bytes: GaugeShare::new(
+                metrics::gauge!("polyraft_link_queue_bytes", "peer" => peer),
+            ),
+        }
+    }
 }
 
 impl PeerLink {
@@ -81,6 +113,7 @@ impl PeerLink {
         limits: OutboxLimits,
         transport: Arc<dyn Transport>,
         directory: Arc<Directory>,
+        clock: Arc<dyn Clock>,
         guard: DownGuard,
     ) -> Self {
         let links = transport.link_status();
@@ -90,15 +123,20 @@ impl PeerLink {
             outbox: Outbox::new(limits),
             transport,
             directory,
+            clock,
             blocked: BTreeMap::new(),
             connected,
             flush_notified: false,
             heartbeats_due: false,
+            beaten: None,
+            figures: Figures::of(peer),
+            turn: Turn::of(ActorKind::PeerLink),
             _guard: guard,
         }
     }
 
     fn touched(&mut self, ctx: &mut Context<Self>) {
+        self.turn.message();
         if !self.flush_notified {
             self.flush_notified = true;
             ctx.notify(Flush);
@@ -137,9 +175,23 @@ impl PeerLink {
     fn flush(&mut self) {
         for lane in Lane::ALL {
             while !self.blocked.contains_key(&lane) {
+                let beats = self.outbox.stats().heartbeat_frames;
                 let Some(frame) = self.outbox.next_frame(lane) else { break };
                 self.send(lane, frame);
+                if self.outbox.stats().heartbeat_frames > beats {
+                    self.observe_beat();
+                }
             }
+        }
+        let waiting = self.outbox.stats().lanes.iter().map(|lane| lane.queued_bytes as u64).sum();
+        self.figures.queue_bytes.set(waiting);
+    }
+
+    /// The interval at which heartbeats leave for the peer, those of all groups together.
+    fn observe_beat(&mut self) {
+        let now = self.clock.now();
+        if let Some(before) = self.beaten.replace(now) {
+            self.figures.beat_interval.record(now.since(before));
         }
     }
 
@@ -252,6 +304,7 @@ impl Handler<Flush> for PeerLink {
 
     fn handle(&mut self, _: Flush, _: &mut Self::Context) {
         self.flush_notified = false;
+        self.turn.end();
         self.flush();
     }
 }

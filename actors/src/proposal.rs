@@ -130,13 +130,26 @@ impl Drop for BatchCredit {
 #[derive(Debug, Default)]
 pub struct BatchWaiters {
     units: Vec<UnitWaiter>,
+    /// When the stage was reached that the batch is in.
+    reached: Option<Moment>,
     _credit: Option<BatchCredit>,
 }
 
 impl BatchWaiters {
     /// Waiters in the order of the batch's units.
     pub fn new(units: Vec<UnitWaiter>, credit: Option<BatchCredit>) -> Self {
-        Self { units, _credit: credit }
+        Self { units, reached: None, _credit: credit }
+    }
+
+    /// The same waiters, whose batch has reached its next stage.
+    #[must_use]
+    pub fn reached(self, now: Moment) -> Self {
+        Self { reached: Some(now), ..self }
+    }
+
+    /// How long the batch has been in its stage, if anybody measures it.
+    pub fn since(&self, now: Moment) -> Option<Duration> {
+        self.reached.map(|reached| now.since(reached))
     }
 
     /// The waiters, unanswered; the credit is given back.

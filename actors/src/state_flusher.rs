@@ -19,13 +19,14 @@ use std::time::Duration;
 use actix::prelude::*;
 use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, LogIndex};
+use polyraft_core::log_tally::LogTally;
 use polyraft_core::ports::{GroupState, StateFlush, StateStore, StorageError};
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::guard::{DownGuard, killable};
-use crate::log_writer::{StorageFailed, StoreKind};
-use crate::mailbox::{deliver_fact, messages};
+use crate::log_writer::{StorageFailed, StoreKind, note_damage, record_failed};
+use crate::mailbox::{ActorKind, Turn, deliver_fact, messages};
 
 messages!(Flush, Flushed, OpenState, FlushQueued);
 
@@ -96,6 +97,8 @@ pub struct StateFlusher {
     queue: VecDeque<Queued>,
     mode: Mode,
     notified: bool,
+    full: LogTally,
+    turn: Turn,
     _guard: DownGuard,
 }
 
@@ -116,11 +119,14 @@ impl StateFlusher {
             queue: VecDeque::new(),
             mode: Mode::Flushing,
             notified: false,
+            full: LogTally::default(),
+            turn: Turn::of(ActorKind::StateFlusher),
             _guard: guard,
         }
     }
 
     fn enqueue(&mut self, queued: Queued, ctx: &mut Context<Self>) {
+        self.turn.message();
         if self.mode == Mode::Poisoned {
             refuse(queued);
         } else {
@@ -162,6 +168,9 @@ impl StateFlusher {
             Ok(()) => {
                 let took = self.clock.now().since(started);
                 metrics::histogram!("polyraft_state_flush_duration_seconds").record(took);
+                let bytes = flushes.iter().map(write_bytes).sum::<usize>();
+                metrics::counter!("polyraft_state_flush_bytes_total").increment(bytes as u64);
+                record_full(false);
                 metrics::histogram!("polyraft_state_flush_groups").record(flushes.len() as f64);
                 failpoint::pass(Step::FlushTold);
                 for Flush { flush, done } in batch {
@@ -170,7 +179,13 @@ impl StateFlusher {
                 }
             }
             Err(StorageError::Full { what }) => {
-                tracing::error!(what, "the state store is full: applied state stays in memory");
+                if let Some(since_last_line) = self.full.add(self.clock.now()) {
+                    tracing::error!(
+                        what,
+                        since_last_line,
+                        "the state store is full: applied state stays in memory"
+                    );
+                }
                 batch.into_iter().rev().for_each(|f| self.queue.push_front(Queued::Flush(f)));
                 self.retry_when_not_full(ctx);
             }
@@ -180,6 +195,7 @@ impl StateFlusher {
 
     fn retry_when_not_full(&mut self, ctx: &mut Context<Self>) {
         self.mode = Mode::Full;
+        record_full(true);
         ctx.run_later(self.config.full_retry, |flusher, ctx| {
             if flusher.mode == Mode::Full {
                 flusher.mode = Mode::Flushing;
@@ -191,6 +207,7 @@ impl StateFlusher {
     fn poison(&mut self, error: StorageError) {
         tracing::error!(%error, "the state store failed");
         self.mode = Mode::Poisoned;
+        record_failed(StoreKind::State, true);
         self.queue.drain(..).for_each(refuse);
         deliver_fact(&self.failed, StorageFailed { store: StoreKind::State, error });
     }
@@ -198,8 +215,10 @@ impl StateFlusher {
     fn serve_opens(&mut self) {
         while let Some(Queued::Open(_)) = self.queue.front() {
             if let Some(Queued::Open(open)) = self.queue.pop_front() {
+                let opened = self.store.open(open.group);
+                let _ = opened.as_ref().inspect_err(|error| note_damage(StoreKind::State, error));
                 // An Err means that the supervisor has stopped waiting.
-                let _ = open.reply.send(self.store.open(open.group));
+                let _ = open.reply.send(opened);
             }
         }
     }
@@ -216,8 +235,18 @@ fn refuse(queued: Queued) {
     }
 }
 
+fn record_full(is_full: bool) {
+    metrics::gauge!("polyraft_state_full").set(f64::from(u8::from(is_full)));
+}
+
 impl Actor for StateFlusher {
     type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Self::Context) {
+        // Exported from the start: an alert on a series that is absent never fires.
+        record_full(false);
+        record_failed(StoreKind::State, false);
+    }
 }
 
 killable!(StateFlusher);
@@ -243,6 +272,7 @@ impl Handler<FlushQueued> for StateFlusher {
 
     fn handle(&mut self, _: FlushQueued, ctx: &mut Self::Context) {
         self.notified = false;
+        self.turn.end();
         if self.mode != Mode::Flushing {
             return;
         }

@@ -21,7 +21,7 @@ use actix::prelude::*;
 use polyraft_core::entry::Configuration;
 use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, Incarnation, LogIndex, NodeId};
-use polyraft_core::status::{GroupEvent, Health};
+use polyraft_core::status::Health;
 use polyraft_core::time::Moment;
 use tokio::sync::oneshot;
 
@@ -167,6 +167,11 @@ impl Supervisor {
             Some(actors) => actors.tick.clone(),
             None => self.start_tick(),
         };
+        if before.is_some() {
+            restarted(ActorKind::LogWriter, !log_writer_lives);
+            restarted(ActorKind::StateFlusher, !flusher_lives);
+            restarted(ActorKind::Tick, !tick_lives);
+        }
         let actors = NodeActors { log_writer, reader, flusher, tick };
         self.parts.set_actors(actors.clone());
         self.introduce(&actors, log_writer_lives);
@@ -246,9 +251,11 @@ impl Supervisor {
 
     fn look_at_links(&mut self, actors: &NodeActors) {
         for peer in self.parts.peers.clone() {
-            if self.parts.directory.link(peer).is_some_and(|link| link.connected()) {
+            let before = self.parts.directory.link(peer);
+            if before.as_ref().is_some_and(|link| link.connected()) {
                 continue;
             }
+            restarted(ActorKind::PeerLink, before.is_some());
             let link = self.start_link(peer);
             self.parts.directory.set_link(peer, link.clone());
             let to = link.recipient();
@@ -261,7 +268,8 @@ impl Supervisor {
         let parts = self.parts.clone();
         start(&*self.parts.spawner, Place::Transport, ActorKind::PeerLink, move |_| {
             let (transport, directory) = (parts.transport.clone(), parts.directory.clone());
-            PeerLink::new(peer, parts.settings.outbox, transport, directory, guard)
+            let clock = parts.clock.clone();
+            PeerLink::new(peer, parts.settings.outbox, transport, directory, clock, guard)
         })
     }
 
@@ -271,6 +279,7 @@ impl Supervisor {
         if watched.is_empty() || before.as_ref().is_some_and(|(addr, _)| addr.connected()) {
             return;
         }
+        restarted(ActorKind::Watchdog, before.is_some());
         let (labels, arbiters): (Vec<_>, Vec<_>) = watched.into_iter().unzip();
         let stalls = before.map_or_else(|| Arc::new(ArbiterStalls::of(labels)), |(_, s)| s);
         let (guard, clock) = (self.guard(ActorKind::Watchdog), self.parts.clock.clone());
@@ -299,6 +308,9 @@ impl Supervisor {
         if deaths > DEATHS_IN_A_ROW_MAX {
             let reason = format!("its actors died {deaths} times in a row");
             return quarantine(&self.parts, group, reason);
+        }
+        for kind in [ActorKind::Group, ActorKind::Batcher, ActorKind::Applier] {
+            restarted(kind, cell.addrs().is_some());
         }
         let pause = backoff(deaths);
         self.rebuild(group, cell.clone(), pause, actors.clone(), ctx);
@@ -339,12 +351,10 @@ impl Supervisor {
             }
             Ok(()) => {
                 metrics::counter!("polyraft_group_lives_total").increment(1);
-                let lives = u64::from(self.rows.get(&group).map_or(0, |row| row.deaths));
-                if let Some(cell) = cell.filter(|_| lives > 1) {
-                    cell.raise(GroupEvent::ActorRestarted {
-                        actor: ActorKind::Group.as_str(),
-                        lives,
-                    });
+                if let Some((cell, restarted)) =
+                    cell.and_then(|c| Some((c.clone(), c.restarted()?)))
+                {
+                    cell.raise(restarted);
                 }
             }
             Err(LifeError::Interrupted) => {
@@ -366,6 +376,13 @@ impl Supervisor {
                 let _ = offer(&addrs.applier, ActorKind::Applier, FlushTick);
             }
         }
+    }
+}
+
+/// Counts another life of an actor, if there was one before.
+fn restarted(actor: ActorKind, again: bool) {
+    if again {
+        metrics::counter!("polyraft_actor_restarts_total", "actor" => actor.as_str()).increment(1);
     }
 }
 
@@ -391,6 +408,7 @@ impl Drop for Supervisor {
     fn drop(&mut self) {
         if !self.parts.is_stopping() {
             metrics::counter!("polyraft_actor_panics_total", "actor" => "supervisor").increment(1);
+            restarted(ActorKind::Supervisor, true);
             start_supervisor(&self.parts);
         }
     }

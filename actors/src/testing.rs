@@ -11,6 +11,7 @@ use bytes::Bytes;
 use polyraft_core::batch::{self, Unit};
 use polyraft_core::entry::{EntryKind, LogEntry};
 use polyraft_core::ids::{GroupId, Incarnation, LogIndex, Term};
+use polyraft_core::own_storage::OwnStorage;
 use polyraft_core::ports::{GroupState, StateFlush, StateStore, StorageError};
 use polyraft_core::state_machine::{
     ApplyContext, ApplyError, Response, State, StateError, StateMachine,
@@ -301,6 +302,117 @@ impl StateMachine for Ledger {
             b"count" => Ok(self.count.to_string().into()),
             _ => Err(ApplyError::Decode { what: "no such query".into() }),
         }
+    }
+}
+
+/// What an [`EngineMachine`] has durable; outlives the machine, as a directory would.
+#[derive(Clone, Default)]
+pub struct Engine(Arc<Mutex<EngineRows>>);
+
+#[derive(Clone, Default)]
+struct EngineRows {
+    applied: LogIndex,
+    names: Vec<String>,
+    persists: Vec<LogIndex>,
+    fails: bool,
+}
+
+impl Engine {
+    /// An engine that was persisted at `applied` with these names.
+    pub fn with(applied: u64, names: &[&str]) -> Self {
+        let names = names.iter().map(ToString::to_string).collect();
+        let rows = EngineRows { applied: LogIndex::new(applied), names, ..EngineRows::default() };
+        Self(Arc::new(Mutex::new(rows)))
+    }
+
+    /// The index that is durable.
+    pub fn durable(&self) -> LogIndex {
+        self.0.lock().expect("not poisoned").applied
+    }
+
+    /// Every index that was persisted, in order.
+    pub fn persists(&self) -> Vec<LogIndex> {
+        self.0.lock().expect("not poisoned").persists.clone()
+    }
+
+    /// Makes every persist from now on fail.
+    pub fn fail(&self) {
+        self.0.lock().expect("not poisoned").fails = true;
+    }
+}
+
+/// A machine with storage of its own: the names it was given, in order.
+///
+/// Commands: `add NAME` (rejected as `exists`), `put NAME` (into the runtime's state, which is not
+/// allowed). Query: anything, answered by the names.
+pub struct EngineMachine {
+    engine: Engine,
+    names: Vec<String>,
+    undo: Vec<String>,
+}
+
+impl EngineMachine {
+    /// A machine that has not opened `engine` yet.
+    pub fn over(engine: &Engine) -> Self {
+        Self { engine: engine.clone(), names: Vec::new(), undo: Vec::new() }
+    }
+}
+
+impl StateMachine for EngineMachine {
+    fn open(&mut self, _: &dyn State) -> Result<(), ApplyError> {
+        self.names = self.engine.0.lock().expect("not poisoned").names.clone();
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        state: &mut dyn State,
+        _: &ApplyContext,
+        command: &[u8],
+    ) -> Result<Response, ApplyError> {
+        let text = String::from_utf8_lossy(command).into_owned();
+        let Some(name) = text.strip_prefix("add ") else {
+            state.put(command, Bytes::new())?;
+            return Ok(Response::Accepted(Bytes::new()));
+        };
+        if self.names.iter().any(|known| known == name) {
+            return Ok(Response::Rejected(Bytes::from_static(b"exists")));
+        }
+        self.names.push(name.to_owned());
+        Ok(Response::Accepted(Bytes::new()))
+    }
+
+    fn query(&self, _: &dyn State, _: &[u8]) -> Result<Bytes, ApplyError> {
+        Ok(self.names.join(" ").into())
+    }
+
+    fn own_storage(&mut self) -> Option<&mut dyn OwnStorage> {
+        Some(self)
+    }
+}
+
+impl OwnStorage for EngineMachine {
+    fn durable(&self) -> LogIndex {
+        self.engine.durable()
+    }
+
+    fn begin(&mut self) {
+        self.undo = self.names.clone();
+    }
+
+    fn rollback(&mut self) {
+        self.names = self.undo.clone();
+    }
+
+    fn persist(&mut self, applied: LogIndex) -> Result<(), ApplyError> {
+        let mut rows = self.engine.0.lock().expect("not poisoned");
+        if rows.fails {
+            let source = std::io::Error::from_raw_os_error(5).into();
+            return Err(ApplyError::OwnStorage { doing: "persist", source });
+        }
+        (rows.applied, rows.names) = (applied, self.names.clone());
+        rows.persists.push(applied);
+        Ok(())
     }
 }
 

@@ -35,13 +35,27 @@ struct Stall {
     max_us: AtomicU64,
     /// Microseconds of the node's clock plus one; 0 while no ping is outstanding.
     pinged: AtomicU64,
+    /// Microseconds of the node's clock at the last answer; before the first, its start.
+    answered: AtomicU64,
 }
 
 impl ArbiterStalls {
     /// No stall yet, of arbiters with these labels.
     pub fn of(labels: impl IntoIterator<Item = &'static str>) -> Self {
-        let stall = |label| Stall { label, max_us: AtomicU64::new(0), pinged: AtomicU64::new(0) };
+        let stall = |label| Stall {
+            label,
+            max_us: AtomicU64::new(0),
+            pinged: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+        };
         Self { arbiters: labels.into_iter().map(stall).collect() }
+    }
+
+    /// How long ago, at `now`, the arbiter answered whose last answer is the oldest. At rest this is
+    /// the period of the pings; it grows while an arbiter blocks, and also while nobody pings.
+    pub fn silent_for(&self, now: Moment) -> Duration {
+        let answered = self.arbiters.iter().map(|a| a.answered.load(Relaxed)).min();
+        answered.map_or(Duration::ZERO, |us| now.since(Moment::new(Duration::from_micros(us))))
     }
 
     /// The label of each arbiter's place, and its worst stall.
@@ -67,6 +81,7 @@ impl Stall {
             metrics::histogram!("polyraft_arbiter_stall_seconds", "place" => self.label)
                 .record(stall);
         }
+        self.answered.store(now.since_start().as_micros() as u64, Relaxed);
         self.pinged.store(0, Relaxed);
     }
 }
@@ -136,13 +151,20 @@ mod tests {
             let (every, watched) =
                 (Duration::from_millis(1), vec![free.handle(), blocked.handle()]);
             let guard = guard(ActorKind::Watchdog);
-            let _watchdog = Watchdog::new(every, clock, watched, stalls.clone(), guard).start();
+            let now = || clock.now();
+            let _watchdog =
+                Watchdog::new(every, clock.clone(), watched, stalls.clone(), guard).start();
             let worst = |n| stalls.max().nth(n).expect("two arbiters").1;
             while worst(1) < Duration::from_millis(100) || worst(0).is_zero() {
                 tokio::task::yield_now().await;
             }
             assert!(worst(0) < worst(1), "{:?} {:?}", worst(0), worst(1));
+            let silent = stalls.silent_for(now());
+            assert!(silent >= Duration::from_millis(100), "{silent:?}");
             release.send(()).expect("it waits");
+            while stalls.silent_for(now()) >= silent {
+                tokio::task::yield_now().await;
+            }
         });
     }
 }

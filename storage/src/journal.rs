@@ -17,12 +17,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 use polyraft_core::entry::LogEntry;
 use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, LogIndex};
 use polyraft_core::ports::{
-    CommitStats, GroupAppend, GroupIdentity, LogReader, LogStore, RestoredLog, StorageError,
+    CommitStats, GroupAppend, GroupIdentity, LogReader, LogStats, LogStore, RestoredLog,
+    StorageError,
 };
 use polyraft_core::wire::ORDINAL_MAX;
 
@@ -82,6 +84,8 @@ pub struct Journal<T> {
     /// Sequence and bytes of every record, oldest first.
     pub(crate) records: VecDeque<(u64, u64)>,
     pub(crate) record_bytes: u64,
+    /// Of the records that garbage collection removed.
+    pub(crate) collected_bytes: u64,
     buffer: Vec<u8>,
 }
 
@@ -143,6 +147,7 @@ impl<T: TableStore> Journal<T> {
             next_sequence: known.max(last) + 1,
             records,
             record_bytes,
+            collected_bytes: 0,
             buffer: Vec::new(),
         })
     }
@@ -190,7 +195,9 @@ impl<T: TableStore> Journal<T> {
         let mut record = std::mem::take(&mut self.buffer);
         let blocks = encode_record(&mut record, sequence, plan);
         let key = sequence.to_be_bytes();
+        let started = Instant::now();
         let written = self.shared.table.append(JOURNAL, &key, &record);
+        let sync = started.elapsed();
         self.poison_on_failure(&written);
         let bytes = record.len() as u64;
         self.buffer = record;
@@ -203,7 +210,7 @@ impl<T: TableStore> Journal<T> {
         self.records.push_back((sequence, bytes));
         self.record_bytes += bytes;
         let entries = plan.iter().map(|(append, _)| append.entries.len() as u64).sum();
-        Ok(CommitStats { bytes, entries })
+        Ok(CommitStats { bytes, entries, sync })
     }
 }
 
@@ -255,6 +262,14 @@ impl<T: TableStore> LogStore for Journal<T> {
 
     fn reader(&self) -> Arc<dyn LogReader> {
         Arc::clone(&self.shared) as Arc<dyn LogReader>
+    }
+
+    fn stats(&self) -> LogStats {
+        LogStats {
+            bytes: self.record_bytes,
+            bytes_max: self.options.journal_bytes_max,
+            collected_bytes: self.collected_bytes,
+        }
     }
 }
 

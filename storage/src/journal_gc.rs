@@ -78,6 +78,7 @@ fn collect_records<T: TableStore>(journal: &mut Journal<T>) -> Result<(), Storag
     failpoint::pass(Step::CollectCommitted);
     journal.records.drain(..piece.records.len());
     journal.record_bytes -= piece.record_bytes;
+    journal.collected_bytes += piece.record_bytes;
     let mut index = journal.shared.index_mut();
     index.is_loss_unrecorded &= !piece.lost_record;
     for group in &piece.groups {

@@ -147,6 +147,21 @@ impl LmdbTable {
         self.inner.env.info().map_size
     }
 
+    /// Bytes of the pages that hold data, without free ones.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`] if the tables cannot be asked.
+    pub fn used_bytes(&self) -> Result<u64, StorageError> {
+        let _inside = self.enter();
+        let txn = self.inner.env.read_txn().map_err(|e| failed("starting a read", e))?;
+        let mut pages = 0;
+        for rows in &self.inner.tables {
+            let stat = rows.stat(&txn).map_err(|e| failed("asking for a table's size", e))?;
+            pages += stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
+        }
+        Ok(pages as u64 * PAGE_BYTES)
+    }
+
     /// Writes and deletes one filler value: its pages are contiguous, on disk, and free.
     fn presize(&self, bytes: usize) -> Result<(), StorageError> {
         const KEY: &[u8] = b"filler";
@@ -438,6 +453,8 @@ mod tests {
         let value = vec![7; 256 << 10];
         (0..20).for_each(|key| put(&store, key, &value).unwrap());
         assert!(store.map_bytes() >= 5 << 20);
+        let used = store.used_bytes().unwrap();
+        assert!((5 << 20..6 << 20).contains(&used), "{used}");
         drop(store);
         let store = open(dir.path(), &LmdbOptions::tiny());
         assert_eq!(keys(&store), (0..20).collect::<Vec<_>>());

@@ -17,8 +17,8 @@ use std::time::Duration;
 use polyraft_core::entry::LogEntry;
 use polyraft_core::ids::{GroupId, LogIndex};
 use polyraft_core::ports::{
-    CommitStats, GroupAppend, GroupIdentity, GroupState, LogReader, LogStore, RestoredLog,
-    StateFlush, StateStore, StorageError,
+    CommitStats, GroupAppend, GroupIdentity, GroupState, LogReader, LogStats, LogStore,
+    RestoredLog, StateFlush, StateStore, StorageError,
 };
 
 use crate::ledger::block_for;
@@ -171,6 +171,10 @@ impl LogStore for FaultyLog {
 
     fn reader(&self) -> Arc<dyn LogReader> {
         Arc::new(FaultyReader { inner: self.inner.reader(), faults: self.faults.clone() })
+    }
+
+    fn stats(&self) -> LogStats {
+        self.inner.stats()
     }
 }
 

@@ -4,6 +4,7 @@
 //! Method: real nodes on LMDB and QUIC under load, each kind of actor killed ten times by panic and by
 //! stop in turn; nodes on memory disks that fail where they are told to.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use polyraft_tests::memory_node::{
     MemoryCluster, MemoryNode, MemoryOptions, Threads, propose, simulate,
 };
 use polyraft_tests::store_faults::{self, StoreFault};
+use tokio::sync::broadcast::Receiver;
 
 const KILLS_PER_KIND: u64 = 10;
 const PROPOSERS: u64 = 4;
@@ -89,10 +91,40 @@ fn terms(cluster: &Cluster) -> [Term; 2] {
     })
 }
 
+type Events = Vec<Receiver<GroupEvent>>;
+
+fn all_events(cluster: &Cluster) -> Events {
+    let groups = [1, 2].into_iter().flat_map(|group| cluster.everywhere(group));
+    groups.map(|group| group.subscribe()).collect()
+}
+
+/// EV-1: each death of a group's actor is told once, by its kind; no other's death is told of groups.
+async fn check_restarts(kind: ActorKind, events: &mut Events) {
+    let of_groups = matches!(kind, ActorKind::Group | ActorKind::Batcher | ActorKind::Applier);
+    let expected = of_groups.then_some((kind.as_str(), KILLS_PER_KIND));
+    let mut restarted = BTreeMap::<_, u64>::new();
+    let mut lives_before = vec![1; events.len()];
+    // The last is told a moment after its actors run.
+    wait_until(DEADLINE, "restarts to be told", || {
+        for (events, before) in events.iter_mut().zip(&mut lives_before) {
+            while let Ok(event) = events.try_recv() {
+                let GroupEvent::ActorRestarted { actor, lives } = event else { continue };
+                assert!(lives > *before, "{actor}: life {lives} after {before}");
+                *before = lives;
+                *restarted.entry(actor).or_default() += 1;
+            }
+        }
+        restarted.values().sum::<u64>() >= expected.map_or(0, |(_, kills)| kills)
+    })
+    .await;
+    assert_eq!(restarted, BTreeMap::from_iter(expected), "killed: {}", kind.as_str());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_kind_of_actor_killed_ten_times_under_load() {
     let mut cluster = Cluster::prepare(Shape::new(3, 2), ledgers(None)).await;
     cluster.start_all().await;
+    let mut events = all_events(&cluster);
     let load = Arc::new(Load {
         next: AtomicU64::new(1),
         stop: AtomicBool::new(false),
@@ -107,6 +139,7 @@ async fn each_kind_of_actor_killed_ten_times_under_load() {
             slowest = slowest.max(kill_and_recover(&cluster, &load, kind, at).await);
         }
         println!("{}: {KILLS_PER_KIND} kills, slowest recovery {slowest:?}", kind.as_str());
+        check_restarts(kind, &mut events).await;
         if !matches!(kind, ActorKind::Group | ActorKind::Batcher | ActorKind::Applier) {
             assert_eq!(terms(&cluster), before, "{} deaths cost an election", kind.as_str());
         }

@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use polyraft::chaos::{ActorKind, ChaosError, Fault, FaultId, FaultRecord};
 use polyraft::{GroupHandle, Health, ProposeError, Role};
+use polyraft_server::access::{Access, AccessRole};
+use polyraft_server::access_token::AccessToken;
 use polyraft_server::admin::Admin;
-use polyraft_server::chaos_routes::ChaosToken;
+use polyraft_server::event_log::EventLog;
+use polyraft_server::summary::SummarySource;
 use polyraft_tests::actor_kill::is_whole;
 use polyraft_tests::cluster::{Cluster, DEADLINE, Shape, insist, stale_number, wait_until};
 use polyraft_tests::machines::{add, total};
@@ -393,9 +396,11 @@ static METRICS: LazyLock<PrometheusHandle> =
 async fn admin(cluster: &Cluster) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();
-    let chaos_token = Some(ChaosToken::new("open").expect("a word"));
+    let token = AccessToken::new("open-sesame-open-sesame-open-ses").expect("a long word");
+    let access = Access::default().with_token(AccessRole::Destroy, token);
     let (node, metrics) = (cluster.node(1).clone(), METRICS.clone());
-    let admin = Admin { node, metrics, groups_expected: 1, chaos_token };
+    let summary = SummarySource::new(EventLog::new(1));
+    let admin = Admin { node, metrics, groups_expected: 1, access, summary };
     tokio::spawn(admin.serve(listener, std::future::pending()));
     address
 }
@@ -414,7 +419,7 @@ async fn ask(address: &str, request: &str, token: &str, body: &str) -> (u16, Str
 
 const REQUESTS: [&str; 4] =
     ["GET /chaos/faults", "POST /chaos/faults", "DELETE /chaos/faults", "DELETE /chaos/faults/1"];
-const TOKEN: &str = "Authorization: Bearer open\r\n";
+const TOKEN: &str = "Authorization: Bearer open-sesame-open-sesame-open-ses\r\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_routes_are_there_for_the_token_alone_and_only_with_chaos() {
@@ -429,7 +434,11 @@ async fn the_routes_are_there_for_the_token_alone_and_only_with_chaos() {
 
     let mut cluster = Cluster::start(Shape::new(1, 1).with_chaos()).await;
     let address = admin(&cluster).await;
-    for token in ["", "Authorization: Bearer closed\r\n", "Authorization: Basic open\r\n"] {
+    for token in [
+        "",
+        "Authorization: Bearer closed\r\n",
+        "Authorization: Basic open-sesame-open-sesame-open-ses\r\n",
+    ] {
         for request in REQUESTS {
             assert_eq!(ask(&address, request, token, clock).await.0, 401, "{request} {token}");
         }

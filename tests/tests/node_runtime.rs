@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use polyraft::chaos::{Direction, Fault, LinkFault};
 use polyraft::{
-    AppliedBatch, BatchingConfig, GroupHandle, NodeConfig, NodeId, ProposeError, ReadError,
+    AppliedBatch, BatchingConfig, GroupHandle, NodeConfig, NodeId, ProposeError, ReadError, Role,
 };
 use polyraft_tests::cluster::{
-    Cluster, DEADLINE, Machines, Shape, stale_number, wait_for, wait_until,
+    Cluster, DEADLINE, Machines, Shape, hand_over, insist, stale_number, wait_for, wait_until,
 };
 use polyraft_tests::machines::{Ledger, add, count_of, number, total};
+use tokio::sync::broadcast::error::TryRecvError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -281,11 +283,18 @@ async fn propose_until(group: GroupHandle, stopped: watch::Receiver<bool>) -> (u
 }
 
 /// SH-1, SH-3: a stop under load ends every call, typed and long before its deadline; leadership
-/// goes to the others, who go on; a second stop is harmless; nothing acknowledged is lost.
+/// goes to the others before the node has ended, over links on which that takes a while, and they go
+/// on; a second stop is harmless; nothing acknowledged is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_leaves_no_caller_behind() {
-    let mut cluster = Cluster::start(Shape::new(3, 1)).await;
+    let mut cluster = Cluster::start(Shape::new(3, 1).with_chaos()).await;
     let leader = cluster.leader(1).await;
+    for peer in (1..=3).filter(|peer| *peer != leader) {
+        let mut slow = LinkFault::new(NodeId::new(peer), Direction::Both);
+        slow.delay = Duration::from_millis(150);
+        let chaos = cluster.node(leader).chaos().expect("asked for");
+        chaos.inject(Fault::Link(slow)).expect("a fault that is possible");
+    }
     let node = cluster.node(leader).clone();
     let group = cluster.group(leader, 1).with_deadline(Duration::from_secs(600));
     let (stop, stopped) = watch::channel(false);
@@ -298,6 +307,7 @@ async fn a_stop_leaves_no_caller_behind() {
     stop.send(true).expect("callers listen");
     cluster.stop(leader).await;
     node.stop().await;
+    assert_ne!(group.status().role, Role::Leader, "it went before somebody had taken over");
     let mut acknowledged = 0;
     let ended = async {
         while let Some(caller) = callers.join_next().await {
@@ -350,4 +360,39 @@ async fn stuck_calls_end_with_the_node() {
         }
     };
     tokio::time::timeout(DEADLINE, ended).await.expect("no caller waits for its deadline");
+}
+
+/// EV-2: whoever falls behind with the events is told how many it missed, and nobody waits for it: the
+/// group serves, and another subscriber misses none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_that_falls_behind_is_told() {
+    let mut cluster = Cluster::start(Shape::new(3, 1)).await;
+    cluster.leading(1).await.propose(add("before")).await.expect("a healthy cluster");
+    let (group, mut prompt, mut late) = {
+        let group = cluster.group(1, 1);
+        (group.clone(), group.subscribe(), group.subscribe())
+    };
+    // A change of leader is two events or more at each node.
+    let mut seen = Vec::new();
+    let mut handed_over = 0;
+    while seen.len() < 300 {
+        hand_over(&cluster.everywhere(1)).await;
+        handed_over += 1;
+        while let Ok(event) = prompt.try_recv() {
+            seen.push(event);
+        }
+    }
+    let missed = match late.try_recv() {
+        Err(TryRecvError::Lagged(missed)) => usize::try_from(missed).expect("a few hundred"),
+        other => panic!("not told after {} events: {other:?}", seen.len()),
+    };
+    let rest: Vec<_> = std::iter::from_fn(|| late.try_recv().ok()).collect();
+    seen.extend(std::iter::from_fn(|| prompt.try_recv().ok()));
+    let kept = rest.len().min(seen.len() - missed);
+    assert!(kept >= 200, "{missed} missed of {}, {} kept", seen.len(), rest.len());
+    assert_eq!(rest[..kept], seen[missed..missed + kept], "what is kept comes in order");
+    assert_eq!(prompt.try_recv(), Err(TryRecvError::Empty), "who keeps up misses nothing");
+    insist(&group, add("after")).await;
+    println!("{} events of {handed_over} changes of leader, {missed} missed", seen.len());
+    cluster.stop_all().await;
 }

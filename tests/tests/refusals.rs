@@ -133,7 +133,7 @@ async fn certificates_of_another_node_or_cluster_are_refused() {
         show(&certificates, &wrong.expect("a good id"));
         let error = cluster.try_start_node(3).await.err();
         println!("{error:?}");
-        let refused = matches!(error, Some(StartError::Transport(_) | StartError::Identity(_)));
+        let refused = matches!(error, Some(StartError::Transport(_) | StartError::Certificates(_)));
         assert!(refused, "{error:?}");
     }
     cluster.group(1, 1).propose(command(1)).await.expect("nodes 1 and 2 are a quorum");

@@ -188,6 +188,7 @@ impl Transport for MemoryTransport {
             remote: None,
             round_trip_us: link.lanes.as_ref().map(|_| 0),
             traffic: link.traffic.snapshot(),
+            certificates: None,
             connects: link.connects,
             last_error: None,
         };

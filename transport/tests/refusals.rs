@@ -167,8 +167,8 @@ impl Script {
     fn new(bytes: &[u8]) -> Self {
         let preamble = |lane| vec![1, lane, 0, 0, 0, 0, 0, 0, 0, 9];
         let mut preambles: Vec<_> = (0..=3).map(preamble).collect();
-        // Its data, and the number of its life.
-        preambles[0].extend([0; 16]);
+        // Its data, the number of its life, and its round of certificates.
+        preambles[0].extend([0; 24]);
         Self { preambles, bytes: bytes.to_vec(), pause: Duration::ZERO, finish: false }
     }
 }

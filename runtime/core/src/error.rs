@@ -97,6 +97,22 @@ impl ProposeError {
         matches!(self, Self::Unknown { .. } | Self::TimedOut { .. })
     }
 
+    /// Its name in metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NotLeader { .. } => "not_leader",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Expired { .. } => "expired",
+            Self::TooLarge { .. } => "too_large",
+            Self::BatchLength { .. } => "batch_length",
+            Self::Superseded { .. } => "superseded",
+            Self::Unknown { .. } => "unknown",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Faulted { .. } => "faulted",
+            Self::Stopped { .. } => "stopped",
+        }
+    }
+
     /// Whether the same proposal can succeed when tried again.
     pub fn is_retryable(&self) -> bool {
         !matches!(self, Self::TooLarge { .. } | Self::BatchLength { .. })
@@ -143,6 +159,19 @@ pub enum ReadError {
         /// The group.
         group: GroupId,
     },
+}
+
+impl ReadError {
+    /// Its name in metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::TimedOut { .. } => "timed_out",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Query { .. } => "query_failed",
+            Self::Faulted { .. } => "faulted",
+            Self::Stopped { .. } => "stopped",
+        }
+    }
 }
 
 #[cfg(test)]

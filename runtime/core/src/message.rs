@@ -46,6 +46,13 @@ pub enum Body {
     UnknownGroup,
 }
 
+impl Body {
+    /// Whether it is a leader's heartbeat, be it one that confirms a read.
+    pub fn is_heartbeat(&self) -> bool {
+        matches!(self, Self::Raft(RaftMessage { kind: RaftKind::Heartbeat, .. }))
+    }
+}
+
 /// The Raft messages that nodes exchange. raft-rs's local messages, proposals, snapshots and
 /// transfer requests are not among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -102,6 +102,8 @@ pub struct OutboxStats {
     pub heartbeats_held: usize,
     /// Heartbeats that a later one replaced.
     pub heartbeats_merged: u64,
+    /// Frames with heartbeats, those included that confirm reads.
+    pub heartbeat_frames: u64,
 }
 
 /// Figures of one lane. Counters only grow.
@@ -130,6 +132,7 @@ pub struct Outbox {
     /// Heartbeats that go into the next control frame.
     released: BTreeMap<Destination, Envelope>,
     heartbeats_merged: u64,
+    heartbeat_frames: u64,
     frame_bytes_target: usize,
     /// Frames are cut from here, so that small ones share an allocation.
     buffer: BytesMut,
@@ -189,6 +192,7 @@ impl Outbox {
             aside: BTreeMap::new(),
             released: BTreeMap::new(),
             heartbeats_merged: 0,
+            heartbeat_frames: 0,
             frame_bytes_target: limits.frame_bytes_target,
             buffer: BytesMut::new(),
         }
@@ -247,16 +251,19 @@ impl Outbox {
         }
         let queue = &mut self.lanes[lane as usize];
         let mut taken = 0;
+        let mut beats = false;
         let mut room = self.frame_bytes_target;
         // The first envelope may be larger than the target; it is never larger than a frame.
         let mut next = queue.pop_within(FRAME_BYTES_MAX);
         while let Some(queued) = next {
             self.buffer.reserve(queued.charged_bytes);
+            beats |= queued.envelope.body.is_heartbeat();
             wire::append_envelope(&mut self.buffer, queued.envelope);
             taken += 1;
             room = room.saturating_sub(queued.charged_bytes);
             next = queue.pop_within(room);
         }
+        self.heartbeat_frames += u64::from(beats);
         (taken > 0).then(|| self.cut_frame(lane, taken))
     }
 
@@ -284,6 +291,7 @@ impl Outbox {
             lanes: Lane::ALL.map(|lane| self.lanes[lane as usize].stats),
             heartbeats_held: self.aside.len() + self.released.len(),
             heartbeats_merged: self.heartbeats_merged,
+            heartbeat_frames: self.heartbeat_frames,
         }
     }
 
@@ -297,6 +305,7 @@ impl Outbox {
             wire::append_envelope(&mut self.buffer, next.remove());
             taken += 1;
         }
+        self.heartbeat_frames += 1;
         self.cut_frame(Lane::Control, taken)
     }
 

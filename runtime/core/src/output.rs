@@ -31,6 +31,8 @@ pub struct Output<W, R> {
     pub reads: Vec<(R, LogIndex)>,
     /// Reads that nobody confirmed in time.
     pub reads_failed: Vec<R>,
+    /// Rounds that were started to confirm reads.
+    pub read_rounds: u64,
     /// What happened, for subscribers and the batcher.
     pub events: Vec<GroupEvent>,
 }
@@ -45,6 +47,7 @@ impl<W, R> Default for Output<W, R> {
             undecided: Vec::new(),
             reads: Vec::new(),
             reads_failed: Vec::new(),
+            read_rounds: 0,
             events: Vec::new(),
         }
     }

@@ -14,6 +14,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -92,6 +93,19 @@ pub struct CommitStats {
     pub bytes: u64,
     /// Entries written.
     pub entries: u64,
+    /// Time from the first write to the disk until all of it was durable.
+    pub sync: Duration,
+}
+
+/// What a log store holds and has thrown away since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogStats {
+    /// Bytes of the records that it holds.
+    pub bytes: u64,
+    /// Beyond this many, garbage is collected.
+    pub bytes_max: u64,
+    /// Bytes of records that garbage collection removed. Only grows.
+    pub collected_bytes: u64,
 }
 
 /// The durable log of every group on a node. One writer owns it; it lives on a thread of its own.
@@ -124,6 +138,11 @@ pub trait LogStore: Send {
 
     /// A reader for other threads.
     fn reader(&self) -> Arc<dyn LogReader>;
+
+    /// Figures for metrics; none, unless overridden.
+    fn stats(&self) -> LogStats {
+        LogStats::default()
+    }
 }
 
 /// Reads durable entries from any thread.
@@ -355,10 +374,36 @@ pub struct LinkStatus {
     pub round_trip_us: Option<u64>,
     /// Frames and bytes sent and received.
     pub traffic: LinkTraffic,
+    /// What the two showed each other, if connected and authenticated.
+    pub certificates: Option<LinkCertificates>,
     /// Connections made since start.
     pub connects: u64,
     /// Why the last attempt or connection ended, in words for a person.
     pub last_error: Option<String>,
+}
+
+/// The certificates that a connection was made with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkCertificates {
+    /// Whether this node showed the certificate that it has now.
+    pub own_is_current: bool,
+    /// The peer's.
+    pub peer: CertificateFacts,
+}
+
+/// What is said of a certificate. Times are in seconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// The serial number, in hexadecimal.
+    pub serial: String,
+    /// Whose it is: the common name, or the whole name without one.
+    pub subject: String,
+    /// Who signed it, in the same way.
+    pub issuer: String,
+    /// When it begins to be valid.
+    pub not_before: u64,
+    /// When it ends.
+    pub not_after: u64,
 }
 
 /// Counters of one link.

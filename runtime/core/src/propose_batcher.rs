@@ -84,6 +84,8 @@ pub struct Cut<W> {
     pub waiters: Vec<(W, usize)>,
     /// Why the batch was cut now.
     pub reason: FlushReason,
+    /// When its oldest unit was pushed.
+    pub oldest: Moment,
     /// How long its oldest unit had waited.
     pub waited: Duration,
 }
@@ -291,7 +293,7 @@ impl<W> ProposeBatcher<W> {
         let commands = waiters.iter().map(|(_, commands)| commands).sum();
         self.admission.on_cut(now, commands, Oldest { pushed, deadline });
         self.record_cut(&batch, commands, waiters.len(), reason, waited);
-        Some(Cut { batch, commands, waiters, reason, waited })
+        Some(Cut { batch, commands, waiters, reason, oldest: pushed, waited })
     }
 
     /// When to call `poll` and `expire` next if nothing else happens; `None` if only a push or

@@ -36,6 +36,7 @@ use crate::pending::{PendingProposals, Undecided};
 use crate::ports::{GroupAppend, RestoredLog};
 use crate::quorum_contact::QuorumContact;
 use crate::raft_bridge;
+use crate::raft_log;
 use crate::read_queue::ReadQueue;
 use crate::status::{GroupEvent, GroupStatus, Health, Role};
 use crate::validate::{ReplicaView, validate};
@@ -129,7 +130,7 @@ impl<W, R> Replica<W, R> {
         let raft = RawNode::new(
             &raft_bridge::raft_config(&config, id, applied),
             restored_tail(&restored, applied),
-            &slog::Logger::root(slog::Discard, slog::o!()),
+            &raft_log::logger(config.group),
         )?;
         let read_retry = 2 * config.heartbeat_ticks;
         let tail = raft.store();
@@ -504,6 +505,10 @@ impl<W, R> Replica<W, R> {
             persisted: LogIndex::new(log.persisted),
             commit: LogIndex::new(log.committed),
             applied: self.applying.applied(),
+            replicated: match self.raft.raft.state {
+                StateRole::Leader => self.replicated_floor(),
+                _ => LogIndex::ZERO,
+            },
             configuration: self.configuration.clone(),
         };
         assert!(status.compacted <= status.applied, "compacted beyond applied: {status:?}");
@@ -573,6 +578,7 @@ impl<W, R> Replica<W, R> {
         };
         if ready && let Some(context) = self.reads.start_round(self.tick) {
             self.raft.read_index(context);
+            self.output.read_rounds += 1;
         }
     }
 

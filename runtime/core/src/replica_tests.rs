@@ -350,6 +350,10 @@ fn without_voters_there_is_no_replica() {
 mod announcements;
 #[path = "replica_conf_tests.rs"]
 mod configurations;
+#[path = "replica_contact_tests.rs"]
+mod contacts;
+#[path = "replica_event_tests.rs"]
+mod events;
 #[path = "replica_log_tests.rs"]
 mod logs;
 #[path = "replica_read_tests.rs"]
@@ -385,6 +389,7 @@ fn a_status_is_what_the_last_step_left() {
         persisted: LogIndex::new(1),
         commit: LogIndex::new(1),
         applied: LogIndex::new(1),
+        replicated: LogIndex::ZERO,
         configuration: status.configuration.clone(),
     };
     assert_eq!(status, expected);

@@ -13,6 +13,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use crate::ids::{GroupId, LogIndex, Term};
+use crate::own_storage::OwnStorage;
 
 /// Where in the log a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +61,8 @@ impl Response {
 pub trait StateMachine: Send + 'static {
     /// Called before anything else, with the state as it was last made durable, and again after
     /// accepted commands were rolled back with the rejected one of their atomic proposal: a machine
-    /// that keeps derived data in memory builds it here, from scratch.
+    /// that keeps derived data in memory builds it here, from scratch. A machine with storage of its
+    /// own opens it here, and is called once.
     ///
     /// # Errors
     /// Faults the group.
@@ -91,6 +93,12 @@ pub trait StateMachine: Send + 'static {
     /// # Errors
     /// Returned to the caller as is; faults nothing.
     fn query(&self, state: &dyn State, query: &[u8]) -> Result<Bytes, ApplyError>;
+
+    /// The storage of its own, if the machine has one; always, or never. Without one all of its state
+    /// is in [`State`], which is what most machines want.
+    fn own_storage(&mut self) -> Option<&mut dyn OwnStorage> {
+        None
+    }
 }
 
 /// A group's ordered key-value state. Keys are up to 480 bytes (LMDB's limit with the group's
@@ -150,6 +158,9 @@ pub enum StateError {
         crate::limits::STATE_KEY_RESERVED
     )]
     ReservedKey,
+    /// A machine with storage of its own wrote to the runtime's, which would not be replayed.
+    #[error("a machine with storage of its own writes nothing to the runtime's")]
+    OwnStorage,
     /// The durable base cannot be read.
     #[error("the durable state cannot be read")]
     Storage(#[from] crate::ports::StorageError),
@@ -168,6 +179,15 @@ pub enum ApplyError {
     /// The state could not be read or written.
     #[error("state access failed")]
     State(#[from] StateError),
+    /// The machine's own storage failed.
+    #[error("the machine's own storage failed to {doing}")]
+    OwnStorage {
+        /// What it was to do, as in "open" or "persist".
+        doing: &'static str,
+        /// What it said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 #[cfg(test)]
@@ -193,12 +213,14 @@ mod tests {
             StateError::KeySize { bytes: 481 },
             StateError::ValueSize { bytes: 16_777_217 },
             StateError::ReservedKey,
+            StateError::OwnStorage,
         ]
         .map(|error| error.to_string());
         let expected = [
             "a state key has 481 bytes; 1 to 480 are allowed",
             "a state value has 16777217 bytes; at most 16777216 are allowed",
             "state keys that start with byte 0 belong to the runtime",
+            "a machine with storage of its own writes nothing to the runtime's",
         ];
         assert_eq!(texts, expected);
     }
@@ -209,6 +231,16 @@ mod tests {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         assert_eq!(error.to_string(), "state access failed");
         assert_eq!(cause, Some(StateError::ReservedKey.to_string()));
+    }
+
+    #[test]
+    fn a_machine_passes_on_why_its_own_storage_failed() {
+        let disk = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let said = disk.to_string();
+        let error = ApplyError::OwnStorage { doing: "persist", source: disk.into() };
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        assert_eq!(error.to_string(), "the machine's own storage failed to persist");
+        assert_eq!(cause, Some(said));
     }
 
     #[test]

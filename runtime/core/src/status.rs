@@ -45,6 +45,23 @@ pub enum Health {
     Stopped,
 }
 
+impl Health {
+    /// Its name in metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Restarting => "restarting",
+            Self::Faulted(_) => "faulted",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Whether the group is out of service here, for good.
+    pub const fn is_out(&self) -> bool {
+        matches!(self, Self::Faulted(_) | Self::Stopped)
+    }
+}
+
 /// One replica of one group, as of its last step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupStatus {
@@ -72,6 +89,8 @@ pub struct GroupStatus {
     pub commit: LogIndex,
     /// The last entry that is applied here.
     pub applied: LogIndex,
+    /// A leader's log is durable up to here on every member, as far as it knows; 0 elsewhere.
+    pub replicated: LogIndex,
     /// The configuration in force.
     pub configuration: Arc<Configuration>,
 }
@@ -104,7 +123,7 @@ pub enum GroupEvent {
     },
     /// An actor of the group died and was rebuilt from storage.
     ActorRestarted {
-        /// The actor kind, as in the mailbox table.
+        /// The kind of the actor that died first, as in the mailbox table.
         actor: &'static str,
         /// Lives so far, this one included.
         lives: u64,

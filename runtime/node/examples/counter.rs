@@ -55,7 +55,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let counter = node.group("counter").ok_or("the group is not here")?;
         let applied = counter.propose("add one").await?;
         println!("life {life}: index {}, answer {:?}", applied.index, applied.response.body());
-        println!("life {life}: read {:?}", counter.read("").await?);
+        let read = counter.read("").await?;
+        println!("life {life}: read {read:?}");
+        assert_eq!(read, life.to_string());
         node.stop().await;
     }
     Ok(())

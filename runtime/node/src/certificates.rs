@@ -1,16 +1,18 @@
-//! Certificates for a cluster's nodes: one authority per cluster, one leaf per node.
+//! Certificates for a cluster's nodes: an authority per cluster, a leaf per node.
 //!
 //! ```text
 //! CertificateAuthority ─issue(node)→ leaf with the one URI SAN polyraft://<cluster>/node/<id>
 //! ```
 //!
-//! Promise: a private key is readable by its owner alone from the moment its file exists, and no
-//! existing file is ever overwritten: losing an authority's key would lock a cluster out of itself.
-//! Not here: checking certificates (`polyraft-transport`), revocation.
+//! Promise: a private key is readable by its owner alone from the moment its file exists, and nothing
+//! that was written is ever lost: losing an authority's key would lock a cluster out of itself.
+//! Replacing and revoking what was issued: [`AuthorityDir`].
+//! Not here: checking certificates (`polyraft-transport`).
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+mod authority_dir;
+mod certificate_error;
+mod key_files;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -19,24 +21,33 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
-
-use crate::config_cluster::is_name;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// File that holds the authority's certificate: every node needs a copy.
+use self::authority_dir::{certificate_of, list_pem};
+use self::certificate_error::malformed;
+use self::key_files::{CERTIFICATE_MODE, KEY_MODE, read, write_all_new};
+use crate::config_cluster::is_name;
+
+pub use self::authority_dir::AuthorityDir;
+pub use self::certificate_error::CertificateError;
+
+/// File that holds the authority's certificate, and that of the one before it until that is retired:
+/// every node needs a copy.
 pub const CA_CERTIFICATE_FILE: &str = "ca.pem";
 /// File that holds the authority's private key: no node needs it.
 pub const CA_KEY_FILE: &str = "ca.key";
+/// File that holds the private key of an authority that is to be retired.
+pub const OLD_CA_KEY_FILE: &str = "ca-old.key";
+/// File that holds a revocation list of each authority: every node needs a copy.
+pub const CRL_FILE: &str = "crl.pem";
 /// File that holds the cluster's name.
 pub const CLUSTER_FILE: &str = "cluster";
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Certificates are valid from a little before they are made: clocks differ.
 const BACKDATE: Duration = Duration::from_secs(60 * 60);
-/// Keys: only the owner reads them. Certificates: everybody may.
-const KEY_MODE: u32 = 0o600;
-const CERTIFICATE_MODE: u32 = 0o644;
 
 /// How long certificates are valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,8 +89,7 @@ impl NodeCertificate {
     /// # Errors
     /// One of them exists, or cannot be written.
     pub fn save(&self, dir: &Path) -> Result<(PathBuf, PathBuf), CertificateError> {
-        let cert = dir.join(format!("node-{}.pem", self.node));
-        let key = dir.join(format!("node-{}.key", self.node));
+        let (cert, key) = node_files(dir, self.node);
         write_all_new(&[
             (&key, &self.key_pem, KEY_MODE),
             (&cert, &self.chain_pem, CERTIFICATE_MODE),
@@ -93,6 +103,7 @@ pub struct CertificateAuthority {
     cluster: String,
     validity: Validity,
     certificate_pem: String,
+    not_after: SystemTime,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -116,13 +127,15 @@ impl CertificateAuthority {
         if !is_name(cluster) {
             return Err(CertificateError::ClusterName { name: cluster.to_owned() });
         }
-        let params = authority_params(cluster, validity)?;
         let key = new_key()?;
+        let params = authority_params(cluster, validity, &key)?;
+        let not_after = params.not_after.into();
         let certificate = params.self_signed(&key).map_err(CertificateError::make)?;
         Ok(Self {
             cluster: cluster.to_owned(),
             validity,
             certificate_pem: certificate.pem(),
+            not_after,
             issuer: Issuer::new(params, key),
         })
     }
@@ -137,14 +150,14 @@ impl CertificateAuthority {
         if !is_name(&cluster) {
             return Err(CertificateError::ClusterName { name: cluster });
         }
-        let certificate_pem = read(&dir.join(CA_CERTIFICATE_FILE))?;
-        let key_path = dir.join(CA_KEY_FILE);
-        let key = KeyPair::from_pem(&read(&key_path)?)
-            .map_err(|e| CertificateError::Malformed { path: key_path, source: Box::new(e) })?;
-        check_pair(&dir.join(CA_CERTIFICATE_FILE), &certificate_pem, &key)?;
-        let validity = Validity::default();
-        let issuer = Issuer::new(authority_params(&cluster, validity)?, key);
-        Ok(Self { cluster, validity, certificate_pem, issuer })
+        let (bundle, key_path) = (dir.join(CA_CERTIFICATE_FILE), dir.join(CA_KEY_FILE));
+        let key = KeyPair::from_pem(&read(&key_path)?).map_err(malformed(&key_path))?;
+        let certificate_pem = certificate_of(&bundle, &key)?;
+        let other_key = || CertificateError::OtherKey { bundle: bundle.clone(), key: key_path };
+        let certificate_pem = certificate_pem.ok_or_else(other_key)?;
+        let not_after = end_of(&bundle, &certificate_pem)?;
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(malformed(&bundle))?;
+        Ok(Self { cluster, validity: Validity::default(), certificate_pem, not_after, issuer })
     }
 
     /// Replaces the validity of what is issued from now on.
@@ -179,6 +192,8 @@ impl CertificateAuthority {
         }
         let name = format!("polyraft {} node {node}", self.cluster);
         let mut params = params(&name, self.validity.node)?;
+        // Nobody trusts it any longer than its authority.
+        params.not_after = params.not_after.min(self.not_after.into());
         let uri = self.node_uri(node).try_into().map_err(CertificateError::make)?;
         params.subject_alt_names = vec![SanType::URI(uri)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -190,7 +205,21 @@ impl CertificateAuthority {
         Ok(NodeCertificate { node, chain_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 
-    /// Writes `ca.pem`, `ca.key` and `cluster` into `dir`, which is made if it is absent.
+    /// A revocation list of this authority.
+    pub(crate) fn list_pem(
+        &self,
+        revoked: &[(Vec<u8>, SystemTime)],
+        number: u64,
+    ) -> Result<String, CertificateError> {
+        list_pem(&self.issuer, revoked, number)
+    }
+
+    fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    /// Writes `ca.pem`, `ca.key`, an empty `crl.pem` and `cluster` into `dir`, which is made if it is
+    /// absent.
     ///
     /// # Errors
     /// One of them exists, or cannot be written.
@@ -198,65 +227,11 @@ impl CertificateAuthority {
         std::fs::create_dir_all(dir)
             .map_err(|source| CertificateError::Io { path: dir.into(), source })?;
         write_all_new(&[
-            (&dir.join(CA_KEY_FILE), &self.issuer.key().serialize_pem(), KEY_MODE),
+            (&dir.join(CA_KEY_FILE), &self.key_pem(), KEY_MODE),
+            (&dir.join(CRL_FILE), &self.list_pem(&[], 1)?, CERTIFICATE_MODE),
             (&dir.join(CA_CERTIFICATE_FILE), &self.certificate_pem, CERTIFICATE_MODE),
             (&dir.join(CLUSTER_FILE), &format!("{}\n", self.cluster), CERTIFICATE_MODE),
         ])
-    }
-}
-
-/// Why a certificate was not made, read or written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CertificateError {
-    /// The cluster's name does not fit a certificate.
-    #[error("cluster name {name:?}: must be 1 to 63 of a-z, 0-9 and -")]
-    ClusterName {
-        /// The name as given.
-        name: String,
-    },
-    /// No node has the id 0.
-    #[error("node id 0: must be at least 1")]
-    NodeIdZero,
-    /// A validity is too short to be used or too long to be written down.
-    #[error("validity of {validity:?}: must be 1 hour to 100 years")]
-    Validity {
-        /// The validity as given.
-        validity: Duration,
-    },
-    /// The file exists, and nothing was written. Remove it yourself if you mean to replace it.
-    #[error("{}: exists already, and is not overwritten", path.display())]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file cannot be read or written.
-    #[error("{}: cannot be read or written", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file is not the key or certificate that it should be.
-    #[error("{}: not a usable key or certificate", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The key or the certificate cannot be made.
-    #[error("a key or certificate cannot be made")]
-    Make(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl CertificateError {
-    /// Wraps a failure of the certificate library.
-    fn make(source: rcgen::Error) -> Self {
-        Self::Make(Box::new(source))
     }
 }
 
@@ -279,72 +254,35 @@ fn params(name: &str, validity: Duration) -> Result<CertificateParams, Certifica
     Ok(params)
 }
 
-/// What the authority's own certificate says. A loaded authority signs under the same name and key
-/// as the one that was saved, so no certificate needs to be parsed for it.
+/// What the authority's own certificate says. Its name ends with the beginning of its key's identifier:
+/// two authorities of one cluster are told apart by their names alone, also in revocation lists.
 fn authority_params(
     cluster: &str,
     validity: Validity,
+    key: &KeyPair,
 ) -> Result<CertificateParams, CertificateError> {
-    let mut params = params(&format!("polyraft {cluster} authority"), validity.authority)?;
+    let mut params = params("", validity.authority)?;
+    let id: String =
+        params.key_identifier(key).iter().map(|b| format!("{b:02x}")).take(4).collect();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("polyraft {cluster} authority {id}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params)
 }
 
-/// Checks that the certificate carries the public half of `key`: issuing under another one would
-/// only be noticed when no node accepts the result.
-fn check_pair(path: &Path, pem: &str, key: &KeyPair) -> Result<(), CertificateError> {
-    let malformed = |source: Box<dyn std::error::Error + Send + Sync>| {
-        CertificateError::Malformed { path: path.into(), source }
-    };
-    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| malformed(Box::new(e)))?;
-    let public = key.public_key_raw();
-    if der.windows(public.len()).any(|window| window == public) {
-        Ok(())
-    } else {
-        Err(malformed(Box::new(OtherKey)))
-    }
+/// The names of a node's certificate and key.
+fn node_files(dir: &Path, node: NodeId) -> (PathBuf, PathBuf) {
+    (dir.join(format!("node-{node}.pem")), dir.join(format!("node-{node}.key")))
 }
 
-/// The certificate is some other key's.
-#[derive(Debug, thiserror::Error)]
-#[error("does not belong to the key in {CA_KEY_FILE}")]
-struct OtherKey;
-
-/// Reads a text file.
-fn read(path: &Path) -> Result<String, CertificateError> {
-    std::fs::read_to_string(path)
-        .map_err(|source| CertificateError::Io { path: path.into(), source })
-}
-
-/// Writes files that must not exist, durably; when one cannot be written, those before it go again.
-fn write_all_new(files: &[(&Path, &str, u32)]) -> Result<(), CertificateError> {
-    if let Some((path, ..)) = files.iter().find(|(path, ..)| path.exists()) {
-        return Err(CertificateError::Exists { path: path.to_path_buf() });
-    }
-    for (written, (path, text, mode)) in files.iter().enumerate() {
-        if let Err(error) = write_new(path, text, *mode) {
-            for (path, ..) in &files[..written] {
-                // The error that is returned says more than a second one about cleaning up would.
-                let _ = std::fs::remove_file(path);
-            }
-            return Err(error);
-        }
-    }
-    Ok(())
-}
-
-/// Writes one file that must not exist, with `mode` from its first moment.
-fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), CertificateError> {
-    let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    let written = opened.and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    written.map_err(|source| match source.kind() {
-        std::io::ErrorKind::AlreadyExists => CertificateError::Exists { path: path.into() },
-        _ => CertificateError::Io { path: path.into(), source },
-    })
+/// When a certificate ends.
+fn end_of(path: &Path, pem: &str) -> Result<SystemTime, CertificateError> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(malformed(path))?;
+    let (_, parsed) = X509Certificate::from_der(&der).map_err(malformed(path))?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 #[cfg(test)]
@@ -422,8 +360,8 @@ mod tests {
             if path.ends_with(CA_KEY_FILE)));
         let other = new_key().unwrap().serialize_pem();
         std::fs::write(dir.path().join(CA_KEY_FILE), other).unwrap();
-        assert!(matches!(load(), CertificateError::Malformed { path, .. }
-            if path.ends_with(CA_CERTIFICATE_FILE)));
+        assert!(matches!(load(), CertificateError::OtherKey { bundle, .. }
+            if bundle.ends_with(CA_CERTIFICATE_FILE)));
     }
 
     #[test]

@@ -111,6 +111,8 @@ fn read_node(root: &Value, findings: &mut Findings) -> NodeConfigBuilder {
         tls_ca: tls.get("ca", findings),
         tls_cert: tls.get("cert", findings),
         tls_key: tls.get("key", findings),
+        tls_crl: tls.get("crl", findings),
+        tls_reload_interval: tls.get("reload_interval", findings),
         batching: read_batching(table.table("batching", findings), findings),
         limits: read_limits(limits, findings),
         storage: read_storage(storage, findings),

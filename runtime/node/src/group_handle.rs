@@ -29,6 +29,8 @@ use polyraft_core::status::{GroupEvent, GroupStatus, Health};
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use crate::call_figures::CallFigures;
+
 /// Time that the outcome of a proposal may take beyond its deadline to reach the caller, so that the
 /// batcher's own, more precise answer comes first.
 const ANSWER_GRACE: Duration = Duration::from_millis(50);
@@ -65,11 +67,17 @@ pub struct GroupHandle {
     id: GroupId,
     cell: Arc<GroupCell>,
     deadline: Duration,
+    figures: Arc<CallFigures>,
 }
 
 impl GroupHandle {
-    pub(crate) fn new(id: GroupId, cell: Arc<GroupCell>, deadline: Duration) -> Self {
-        Self { id, cell, deadline }
+    pub(crate) fn new(
+        id: GroupId,
+        cell: Arc<GroupCell>,
+        deadline: Duration,
+        figures: Arc<CallFigures>,
+    ) -> Self {
+        Self { id, cell, deadline, figures }
     }
 
     /// The group's id.
@@ -87,7 +95,9 @@ impl GroupHandle {
         self.cell.status()
     }
 
-    /// The group's events from now on. A receiver that falls behind is told how many it missed.
+    /// The group's events from now on, those of this node's replica. 256 wait for a slow receiver; one
+    /// that falls further behind hears `Lagged` with how many it missed, and goes on with the oldest
+    /// that is kept. It slows down neither the group nor other receivers.
     pub fn subscribe(&self) -> broadcast::Receiver<GroupEvent> {
         self.cell.subscribe()
     }
@@ -150,11 +160,10 @@ impl GroupHandle {
     /// # Cancellation
     /// Dropping the future is safe.
     pub async fn read(&self, query: impl Into<Bytes>) -> Result<Bytes, ReadError> {
-        let until = Instant::now() + self.deadline;
-        let addrs = self.addrs(until).await.map_err(|down| self.read_error(down))?;
-        let (reply, answer) = oneshot::channel();
-        let read = Read { query: query.into(), reply };
-        self.answer(offer(&addrs.group, ActorKind::Group, read), answer, until).await
+        let started = std::time::Instant::now();
+        let outcome = self.read_confirmed(query.into()).await;
+        self.figures.read(false, started, &outcome);
+        outcome
     }
 
     /// Answers a query from what this node has applied, which may be old.
@@ -165,11 +174,10 @@ impl GroupHandle {
     /// # Cancellation
     /// Dropping the future is safe.
     pub async fn read_stale(&self, query: impl Into<Bytes>) -> Result<Bytes, ReadError> {
-        let until = Instant::now() + self.deadline;
-        let addrs = self.addrs(until).await.map_err(|down| self.read_error(down))?;
-        let (reply, answer) = oneshot::channel();
-        let query = Query { query: query.into(), at_least: LogIndex::ZERO, reply };
-        self.answer(offer(&addrs.applier, ActorKind::Applier, query), answer, until).await
+        let started = std::time::Instant::now();
+        let outcome = self.read_applied(query.into()).await;
+        self.figures.read(true, started, &outcome);
+        outcome
     }
 
     /// Asks this node's replica, if it leads, to hand leadership to the replica on `to`. Returns
@@ -186,7 +194,30 @@ impl GroupHandle {
         stats.await.ok()
     }
 
+    async fn read_confirmed(&self, query: Bytes) -> Result<Bytes, ReadError> {
+        let until = Instant::now() + self.deadline;
+        let addrs = self.addrs(until).await.map_err(|down| self.read_error(down))?;
+        let (reply, answer) = oneshot::channel();
+        let read = Read { query, reply };
+        self.answer(offer(&addrs.group, ActorKind::Group, read), answer, until).await
+    }
+
+    async fn read_applied(&self, query: Bytes) -> Result<Bytes, ReadError> {
+        let until = Instant::now() + self.deadline;
+        let addrs = self.addrs(until).await.map_err(|down| self.read_error(down))?;
+        let (reply, answer) = oneshot::channel();
+        let query = Query { query, at_least: LogIndex::ZERO, reply };
+        self.answer(offer(&addrs.applier, ActorKind::Applier, query), answer, until).await
+    }
+
     async fn run(&self, unit: Unit) -> Result<AppliedUnit, ProposeError> {
+        let proposing = self.figures.propose();
+        let outcome = self.propose_unit(unit).await;
+        proposing.end(&outcome);
+        outcome
+    }
+
+    async fn propose_unit(&self, unit: Unit) -> Result<AppliedUnit, ProposeError> {
         let (group, deadline) = (self.id, self.deadline);
         let until = Instant::now() + deadline;
         let addrs = self.addrs(until).await.map_err(|down| self.propose_error(down))?;

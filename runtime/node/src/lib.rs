@@ -41,8 +41,8 @@
 //! }
 //! ```
 //!
-//! The examples `counter` and `kv_three_nodes` run as they are: they make their own certificates
-//! ([`certificates`]) and build their [`NodeConfig`] in code.
+//! The examples `counter`, `kv`, `metadata_control_plane`, `partitioned_log` and `own_storage` run as
+//! they are: they make their own certificates ([`certificates`]) and build their [`NodeConfig`] in code.
 //!
 //! # Threads
 //!
@@ -51,6 +51,8 @@
 
 #![forbid(unsafe_code)]
 
+mod call_figures;
+mod certificate_files;
 pub mod certificates;
 pub mod chaos;
 mod config;
@@ -59,11 +61,14 @@ mod config_cluster;
 mod config_error;
 mod config_file;
 mod config_limits;
+mod group_figures;
 mod group_handle;
 mod node;
 mod node_error;
 mod node_start;
 mod node_status;
+mod observer;
+mod process_figures;
 mod profile;
 #[doc(hidden)]
 pub mod seams;
@@ -75,8 +80,8 @@ pub use config_error::{ConfigError, ConfigErrors};
 pub use config_limits::{LimitsConfig, StorageConfig, ThreadsConfig};
 pub use group_handle::{Applied, AppliedBatch, GroupHandle};
 pub use node::Node;
-pub use node_error::{CreateGroupError, StartError};
-pub use node_status::{LogWriterStatus, NodeStatus};
+pub use node_error::{CreateGroupError, ReloadError, StartError};
+pub use node_status::{CertificateStatus, LogWriterStatus, NodeStatus};
 pub use polyraft_core::entry::{Configuration, Member};
 pub use polyraft_core::error::{ProposeError, ReadError};
 #[cfg(feature = "failpoints")]
@@ -84,7 +89,8 @@ pub use polyraft_core::error::{ProposeError, ReadError};
 pub use polyraft_core::failpoint;
 pub use polyraft_core::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 pub use polyraft_core::limits;
-pub use polyraft_core::ports::{LinkStatus, LinkTraffic};
+pub use polyraft_core::own_storage::OwnStorage;
+pub use polyraft_core::ports::{CertificateFacts, LinkCertificates, LinkStatus, LinkTraffic};
 pub use polyraft_core::propose_batcher::{BatcherStats, FlushReason};
 pub use polyraft_core::state_machine::{
     ApplyContext, ApplyError, Response, State, StateError, StateMachine,

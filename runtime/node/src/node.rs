@@ -9,7 +9,6 @@
 //! Only this file picks adapters: LMDB for the ports of storage, QUIC for the transport's.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -25,16 +24,19 @@ use polyraft_core::ports::{GroupAppend, GroupIdentity, PeerAddress, Transport};
 use polyraft_core::state_machine::StateMachine;
 use polyraft_core::status::Role;
 use polyraft_storage::lmdb::LmdbTable;
-use polyraft_transport::{Identity, QuicTransport};
+use polyraft_transport::QuicTransport;
 use tokio::sync::oneshot;
 
+use crate::call_figures::CallFigures;
+use crate::certificate_files::{self, CertificateFiles};
 use crate::chaos::Chaos;
-use crate::config::{NodeConfig, TlsPaths};
+use crate::config::NodeConfig;
 use crate::config_cluster::GroupSpec;
 use crate::group_handle::GroupHandle;
-use crate::node_error::{CreateGroupError, StartError};
+use crate::node_error::{CreateGroupError, ReloadError, StartError};
 use crate::node_start::{self, Started};
 use crate::node_status::{LogWriterStatus, NodeStatus};
+use crate::observer::Observer;
 use crate::seams::Seams;
 
 /// Replica ids of a group's first members count from here, in the order of their nodes: far from
@@ -45,7 +47,7 @@ const GROUP_NAME_BYTES_MAX: usize = 255;
 /// Longest that a stopping node waits for other nodes to take its leaderships over.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 /// How long a stopping node gives them between two looks.
-const HAND_OVER_PAUSE: Duration = Duration::from_millis(200);
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(50);
 
 /// A running node. A cheap clone. [`Node::stop`] ends it in good order; dropping the last clone ends
 /// it abruptly, as a crash would: nothing acknowledged is lost, and callers get `Unknown`.
@@ -59,7 +61,9 @@ struct Inner {
     parts: Arc<NodeParts>,
     transport: Arc<QuicTransport>,
     tables: [LmdbTable; 2],
+    certificates: Arc<CertificateFiles>,
     chaos: Option<Chaos>,
+    figures: Arc<CallFigures>,
     creating: Mutex<()>,
     running: Mutex<Option<Running>>,
 }
@@ -68,6 +72,7 @@ struct Inner {
 pub(crate) struct Running {
     pub(crate) stop: oneshot::Sender<()>,
     pub(crate) thread: JoinHandle<()>,
+    pub(crate) observer: Observer,
 }
 
 impl Node {
@@ -101,17 +106,22 @@ impl Node {
         machine: impl Fn(&GroupSpec) -> Box<dyn StateMachine> + Send + Sync + 'static,
         seams: Seams,
     ) -> Result<Self, StartError> {
-        let identity = load_identity(config.tls())?;
+        let (certificates, identity) = CertificateFiles::open(config.tls())?;
+        let certificates = Arc::new(certificates);
         let started = node_start::start(&config, identity, Box::new(machine), seams).await?;
         let Started { parts, transport, tables, chaos, running } = started;
         transport.set_peers(&peers(&config));
+        let (files, link) = (Arc::downgrade(&certificates), Arc::downgrade(&transport));
+        transport.spawn(certificate_files::watch(files, link, config.tls_reload_interval()));
         let node = Self {
             inner: Arc::new(Inner {
                 config,
                 parts,
                 transport,
                 tables,
+                certificates,
                 chaos,
+                figures: CallFigures::new(),
                 creating: Mutex::new(()),
                 running: Mutex::new(Some(running)),
             }),
@@ -181,7 +191,7 @@ impl Node {
 
     /// What the node says about itself. Never waits for an actor or a disk (RT-7).
     pub fn status(&self) -> NodeStatus {
-        let Inner { parts, transport, tables, .. } = &*self.inner;
+        let Inner { parts, transport, tables, certificates, .. } = &*self.inner;
         let progress = &parts.log_progress;
         let failures = transport.handshake_failures().into_iter();
         NodeStatus {
@@ -197,18 +207,27 @@ impl Node {
             },
             storage_bytes: tables.iter().filter_map(|t| t.file_bytes().ok()).sum(),
             handshake_failures: failures.map(|(reason, n)| (reason.label(), n)).collect(),
+            certificates: certificates.status(transport),
             storage_failure: parts.storage_failure().map(str::to_owned),
         }
     }
 
-    /// Replaces the node's certificates by what the configured files hold now; links are redialled
-    /// one by one.
+    /// How long the slowest of the node's threads that must never block has not answered: a few
+    /// dozen milliseconds at rest. It grows without bound while a thread, the timer's included,
+    /// hangs; a slow disk or a lost quorum does not move it. What a process supervisor wants to know.
+    pub fn silent_for(&self) -> Duration {
+        let parts = &self.inner.parts;
+        parts.stalls().map_or(Duration::ZERO, |stalls| stalls.silent_for(parts.clock.now()))
+    }
+
+    /// Replaces the node's certificates by what the configured files hold now, at once; a node does so
+    /// by itself when they change. Peers that are no longer allowed are disconnected; other links are
+    /// made anew without going down. Reads a few small files.
     ///
     /// # Errors
     /// The files cannot be used; the old certificates stay in force.
-    pub fn reload_certificates(&self) -> Result<(), StartError> {
-        let identity = load_identity(self.inner.config.tls())?;
-        Ok(self.inner.transport.reload(identity)?)
+    pub fn reload_certificates(&self) -> Result<(), ReloadError> {
+        self.inner.certificates.reload(&self.inner.transport)
     }
 
     /// Injects faults into this node, if it was started for that ([`NodeConfig::with_chaos`]).
@@ -235,9 +254,13 @@ impl Node {
             cell.stop();
         }
         let running = self.inner.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Running { stop, thread }) = running {
+        if let Some(Running { stop, thread, observer }) = running {
             let _ = stop.send(());
-            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            let join = move || {
+                observer.join();
+                thread.join()
+            };
+            let joined = tokio::task::spawn_blocking(join).await;
             if !matches!(joined, Ok(Ok(()))) {
                 tracing::error!("the node's thread panicked");
             }
@@ -245,7 +268,8 @@ impl Node {
     }
 
     fn handle(&self, id: GroupId, cell: Arc<GroupCell>) -> GroupHandle {
-        GroupHandle::new(id, cell, self.inner.config.limits().proposal_deadline)
+        let deadline = self.inner.config.limits().proposal_deadline;
+        GroupHandle::new(id, cell, deadline, self.inner.figures.clone())
     }
 
     /// Checks a new group against those that exist, and takes its place in the directory.
@@ -292,7 +316,8 @@ impl Node {
     }
 
     /// Asks connected members to take over what this node leads, each group once: nodes that stop
-    /// together would otherwise pass leaderships to and fro. Waits a while for the outcome.
+    /// together would otherwise pass leaderships to and fro. Waits until they have done so, as long as
+    /// one of them is connected: whoever is gone too early is missed for an election timeout.
     async fn hand_over(&self) {
         let until = tokio::time::Instant::now() + HAND_OVER_MAX;
         let mut asked = BTreeSet::new();
@@ -303,8 +328,11 @@ impl Node {
             let heirs: Vec<NodeId> = links.filter(|l| l.connected).map(|l| l.peer).collect();
             let mut waits = false;
             for (at, group) in led.iter().enumerate() {
-                let is_new = asked.insert(group.id());
-                waits |= is_new && hand_over_group(group, &heirs, at);
+                waits |= if asked.contains(&group.id()) {
+                    !heirs.is_empty()
+                } else {
+                    hand_over_group(group, &heirs, at) && asked.insert(group.id())
+                };
             }
             if !waits {
                 return;
@@ -344,12 +372,4 @@ fn members(spec: &GroupSpec, cluster: &[PeerAddress]) -> Vec<Member> {
 fn peers(config: &NodeConfig) -> Vec<PeerAddress> {
     let nodes = config.cluster().nodes().iter();
     nodes.filter(|peer| peer.node != config.node_id()).cloned().collect()
-}
-
-fn load_identity(paths: &TlsPaths) -> Result<Identity, StartError> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|source| StartError::ReadFile { path: path.to_owned(), source })
-    };
-    let (chain, key, roots) = (read(&paths.cert)?, read(&paths.key)?, read(&paths.ca)?);
-    Ok(Identity::from_pem(&chain, &key, &roots, &[])?)
 }

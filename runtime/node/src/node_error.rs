@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use polyraft_core::ids::{GroupId, NodeId};
 use polyraft_core::ports::StorageError;
 use polyraft_storage::OpenError;
+use polyraft_transport::{IdentityError, IdentityPart};
 
-/// Why a node did not start. Nothing of it is left running.
+use crate::config::TlsPaths;
+
+/// Why certificate files are not in force.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum StartError {
-    /// A certificate, key or authority file cannot be read.
+pub enum ReloadError {
+    /// A certificate, key, authority or revocation file cannot be read.
     #[error("{} cannot be read", path.display())]
     ReadFile {
         /// The file.
@@ -19,9 +22,37 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
-    /// The certificate files are not what they should be.
+    /// A file is not what it should be, or does not fit the others.
+    #[error("{} cannot be used", path.display())]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// The rule that it breaks.
+        #[source]
+        source: IdentityError,
+    },
+}
+
+impl ReloadError {
+    /// Names the file that `source` is about.
+    pub(crate) fn identity(paths: &TlsPaths, source: IdentityError) -> Self {
+        let path = match source.part() {
+            IdentityPart::Chain => Some(&paths.cert),
+            IdentityPart::Key => Some(&paths.key),
+            IdentityPart::Roots => Some(&paths.ca),
+            IdentityPart::Crls => paths.crl.as_ref(),
+        };
+        Self::Identity { path: path.unwrap_or(&paths.cert).clone(), source }
+    }
+}
+
+/// Why a node did not start. Nothing of it is left running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A certificate file cannot be read, or is not what it should be.
     #[error("the node's certificates cannot be used")]
-    Identity(#[from] polyraft_transport::IdentityError),
+    Certificates(#[from] ReloadError),
     /// The cluster's name cannot be part of a certificate.
     #[error("the cluster's name cannot be used")]
     ClusterName(#[from] polyraft_transport::NodeUriError),

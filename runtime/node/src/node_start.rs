@@ -41,6 +41,7 @@ use crate::config::NodeConfig;
 use crate::config_cluster::GroupSpec;
 use crate::node::Running;
 use crate::node_error::StartError;
+use crate::observer::{Observed, Observer};
 use crate::seams::{Seams, WrapLog};
 
 /// Applied entries kept in memory for followers that lag, per group.
@@ -108,14 +109,23 @@ pub(crate) async fn start(
     );
     let (ready, started) = oneshot::channel();
     let (stop, stopped) = oneshot::channel();
-    let config = config.clone();
+    let (config, observed_config) = (config.clone(), config.clone());
     let thread = std::thread::Builder::new()
         .name("polyraft-node".to_owned())
         .spawn(move || run(&config, Opened { storage, quic, machine, seams }, ready, stopped))
         .map_err(StartError::Thread)?;
     match started.await.unwrap_or(Err(StartError::Ended)) {
         Ok(Assembled { parts, transport, chaos }) => {
-            Ok(Started { parts, transport, tables, chaos, running: Running { stop, thread } })
+            let observed = Observed {
+                parts: parts.clone(),
+                transport: transport.clone(),
+                tables: tables.clone(),
+                runtime: Handle::current(),
+                config: observed_config,
+            };
+            let observer = Observer::start(observed).map_err(StartError::Thread)?;
+            let running = Running { stop, thread, observer };
+            Ok(Started { parts, transport, tables, chaos, running })
         }
         Err(error) => {
             // Its thread holds the data directory until it ends.

@@ -1,10 +1,13 @@
-//! A client of the admin interface: one request over HTTP/1.0, the whole of what `polyraft status` and
-//! `polyraft chaos` need.
+//! A client of the admin interface: one request over HTTP/1.0, the whole of what `polyraft status`,
+//! `polyraft groups` and `polyraft chaos` need.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::access_token::AccessToken;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// More than 10,000 groups take.
@@ -29,6 +32,12 @@ pub enum AdminError {
         /// The address asked.
         address: String,
     },
+    /// Something else listens there.
+    #[error("{address} does not speak HTTP")]
+    NotHttp {
+        /// The address asked.
+        address: String,
+    },
     /// It answered with something other than success.
     #[error("{address} answered {status:?}")]
     Status {
@@ -42,7 +51,44 @@ pub enum AdminError {
 impl AdminError {
     /// Whether the node says that the same may succeed in a moment.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Status { status, .. } if status.split(' ').nth(1) == Some("503"))
+        self.code() == Some("503")
+    }
+
+    /// What a person can do about it, if that can be told.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreachable { source, .. } if source.kind() == ErrorKind::ConnectionRefused => {
+                Some(
+                    "nothing listens there: does the node run, and is this its server.admin_listen? \
+                 Name another with --admin HOST:PORT",
+                )
+            }
+            Self::Unreachable { .. } => {
+                Some("give the address of a node's server.admin_listen with --admin HOST:PORT")
+            }
+            Self::TimedOut { .. } => {
+                Some("the node may stand still, or a firewall drops what is sent to it")
+            }
+            Self::NotHttp { .. } => Some(
+                "the etcd API has an address of its own: give that of server.admin_listen with \
+                 --admin HOST:PORT",
+            ),
+            Self::Status { .. } => match self.code()? {
+                "401" => {
+                    Some("give the file of a token that the node knows with --token-file FILE")
+                }
+                "403" => Some("give the file of another role's token with --token-file FILE"),
+                "404" => Some("the node may be of another version: compare polyraft --version"),
+                _ => None,
+            },
+        }
+    }
+
+    fn code(&self) -> Option<&str> {
+        match self {
+            Self::Status { status, .. } => status.split(' ').nth(1),
+            _ => None,
+        }
     }
 }
 
@@ -59,18 +105,32 @@ pub struct Authorized<'r> {
     pub body: &'r str,
 }
 
-/// Gets `path` from the admin interface at `address` (`host:port`).
+/// Gets `path` from the admin interface at `address` (`host:port`), as whoever may look.
 ///
 /// # Errors
-/// It cannot be reached, does not answer within 5 s, or answers with anything but 200.
+/// It cannot be reached, does not answer within 5 s, or answers with anything but success.
 pub async fn get(address: &str, path: &str) -> Result<Vec<u8>, AdminError> {
-    ask(address, format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")).await
+    get_as(address, path, None).await
+}
+
+/// As [`get`], on behalf of the bearer of `token`, if there is one.
+///
+/// # Errors
+/// As for [`get`].
+pub async fn get_as(
+    address: &str,
+    path: &str,
+    token: Option<&AccessToken>,
+) -> Result<Vec<u8>, AdminError> {
+    let shown = token.map(|token| format!("Authorization: Bearer {}\r\n", token.as_str()));
+    let shown = shown.unwrap_or_default();
+    ask(address, format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n{shown}\r\n")).await
 }
 
 /// Sends `request` to the admin interface at `address`; returns the answer's body.
 ///
 /// # Errors
-/// As for [`get`], with any success for 200.
+/// As for [`get`].
 pub async fn send(address: &str, request: Authorized<'_>) -> Result<Vec<u8>, AdminError> {
     let Authorized { method, path, token, body } = request;
     let head = format!(
@@ -86,6 +146,9 @@ async fn ask(address: &str, request: String) -> Result<Vec<u8>, AdminError> {
         .await
         .map_err(|_| AdminError::TimedOut { address: address.to_owned() })?
         .map_err(|source| AdminError::Unreachable { address: address.to_owned(), source })?;
+    if !response.starts_with(b"HTTP/") {
+        return Err(AdminError::NotHttp { address: address.to_owned() });
+    }
     body_of(&response)
         .map(<[u8]>::to_vec)
         .map_err(|status| AdminError::Status { address: address.to_owned(), status })
@@ -148,5 +211,22 @@ mod tests {
         drop(listener);
         let error = get(&address, "/status").await.unwrap_err();
         assert!(error.to_string().contains(&address), "{error}");
+        assert!(error.advice().unwrap().contains("does the node run"), "{error}");
+    }
+
+    #[test]
+    fn what_can_be_done_about_it_is_said() {
+        let answered = |status: &str| {
+            let (address, status) = (String::new(), status.to_owned());
+            AdminError::Status { address, status }.advice()
+        };
+        assert!(
+            answered("HTTP/1.0 401 Unauthorized: this needs").unwrap().contains("--token-file")
+        );
+        assert!(answered("HTTP/1.0 403 Forbidden").unwrap().contains("another role"));
+        assert!(answered("HTTP/1.0 404 Not Found").unwrap().contains("version"));
+        assert_eq!(answered("HTTP/1.0 400 Bad Request: top"), None);
+        let other = AdminError::NotHttp { address: String::new() };
+        assert!(other.advice().unwrap().contains("server.admin_listen"));
     }
 }

@@ -10,9 +10,8 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use polyraft::{ConfigErrors, Node, NodeConfig, NodeId, StartError};
 use serde::Deserialize;
 use tokio::net::TcpListener;
@@ -20,22 +19,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::transport::server::TcpIncoming;
 
+use crate::access::{Access, AccessError, AdminAccessConfig};
+use crate::access_token::AccessToken;
 use crate::admin::Admin;
-use crate::chaos_routes::ChaosToken;
 use crate::etcd::{self, Keyspaces};
+use crate::event_log::EventLog;
+use crate::event_watch;
 use crate::mvcc::Keyspace;
-
-/// Upper bounds of a histogram's buckets, by the unit at the end of its name; the last is for counts.
-const SECONDS_BUCKETS: [f64; 17] = [
-    0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0,
-    2.0, 5.0, 10.0,
-];
-const BYTES_BUCKETS: [f64; 9] =
-    [64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0, 4_194_304.0];
-const COUNT_BUCKETS: [f64; 11] =
-    [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 5000.0];
-/// Between two folds of recorded samples into their histograms.
-const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+pub use crate::recorder::install_metrics;
+use crate::summary::SummarySource;
 
 /// The `[server]` table of a node's configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -44,12 +36,17 @@ pub struct ServerConfig {
     /// `127.0.0.1:2379`, etcd's own.
     #[serde(default = "default_client_listen")]
     pub client_listen: SocketAddr,
-    /// Where the admin interface listens, unauthenticated. Default `127.0.0.1:2381`.
+    /// Where the admin interface listens. Not on the loopback interface, `admin_access` must say who may
+    /// look. Default `127.0.0.1:2381`.
     #[serde(default = "default_admin_listen")]
     pub admin_listen: SocketAddr,
     /// Node id → URL of its etcd API, as clients are told in member lists. Default: none are told.
     #[serde(default)]
     pub client_urls: BTreeMap<String, String>,
+    /// Who may do what on the admin interface. Default: on the loopback interface whoever reaches it
+    /// may look, and nobody may do more.
+    #[serde(default)]
+    pub admin_access: AdminAccessConfig,
 }
 
 fn default_client_listen() -> SocketAddr {
@@ -73,6 +70,9 @@ pub enum InstanceError {
         /// The key.
         key: String,
     },
+    /// Nobody can say who may use the admin interface.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// An address cannot be bound.
     #[error("cannot listen on {address} for the {what}")]
     Listen {
@@ -103,17 +103,20 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Starts a node and serves it. With a token, its bearer can inject faults into the node.
+    /// Starts a node and serves it. With a token, its bearer can inject faults into the node, as can
+    /// whoever has the destroy role.
     ///
     /// # Errors
-    /// An address is taken, or the runtime does not start. Nothing is left running.
+    /// A token or an address cannot be used, or the runtime does not start. Nothing is left running.
     pub async fn start(
         config: NodeConfig,
         server: ServerConfig,
         metrics: PrometheusHandle,
-        chaos_token: Option<ChaosToken>,
+        chaos_token: Option<AccessToken>,
     ) -> Result<Self, InstanceError> {
         let client_urls = client_urls(&server)?;
+        let has_chaos = chaos_token.is_some();
+        let access = Access::load(&server.admin_access, server.admin_listen, chaos_token)?;
         let client = listen("etcd API", server.client_listen).await?;
         let admin = listen("admin interface", server.admin_listen).await?;
         let (node_id, groups) = (config.node_id(), config.cluster().groups());
@@ -121,7 +124,7 @@ impl Instance {
             .iter()
             .filter(|group| group.nodes().is_empty() || group.nodes().contains(&node_id))
             .count();
-        let config = if chaos_token.is_some() { config.with_chaos() } else { config };
+        let config = if has_chaos { config.with_chaos() } else { config };
         let node = Node::start(config, |_| Box::new(Keyspace::default())).await?;
         let (stopping, _) = watch::channel(false);
         let mut instance = Self {
@@ -133,7 +136,9 @@ impl Instance {
             services: JoinSet::new(),
         };
         instance.serve_clients(client.0, Keyspaces::new(node.clone(), client_urls));
-        instance.serve_admin(admin.0, Admin { node, metrics, groups_expected, chaos_token });
+        let summary = instance.watch_events();
+        let served = Admin { node, metrics, groups_expected, access, summary };
+        instance.serve_admin(admin.0, served);
         Ok(instance)
     }
 
@@ -187,6 +192,14 @@ impl Instance {
         });
     }
 
+    /// Notes the node's events from now on.
+    fn watch_events(&mut self) -> SummarySource {
+        let events = EventLog::new(self.node.id().get());
+        let (node, log, stopped) = (self.node.clone(), events.clone(), self.stopped());
+        self.services.spawn(event_watch::run(node, log, stopped));
+        SummarySource::new(events)
+    }
+
     /// Resolves when the instance is told to stop, or dropped.
     fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut stopping = self.stopping.subscribe();
@@ -194,29 +207,6 @@ impl Instance {
             let _ = stopping.wait_for(|stop| *stop).await;
         }
     }
-}
-
-/// Installs the process's metrics recorder, and keeps its buffers small though nobody may scrape.
-/// Once per process, within a tokio runtime.
-///
-/// # Errors
-/// There is one already.
-pub fn install_metrics() -> Result<PrometheusHandle, InstanceError> {
-    // Histograms, not summaries: they add up over nodes, and cost nothing between two scrapes.
-    let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
-        .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES_BUCKETS)?
-        .set_buckets(&COUNT_BUCKETS)?
-        .install_recorder()?;
-    let kept = handle.clone();
-    tokio::spawn(async move {
-        let mut interval = tokio::time::interval(METRICS_UPKEEP_INTERVAL);
-        loop {
-            interval.tick().await;
-            kept.run_upkeep();
-        }
-    });
-    Ok(handle)
 }
 
 fn client_urls(server: &ServerConfig) -> Result<BTreeMap<NodeId, String>, InstanceError> {

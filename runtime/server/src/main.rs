@@ -1,6 +1,5 @@
 //! The `polyraft` binary.
 
-use std::error::Error;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -44,19 +43,8 @@ async fn run() -> ExitCode {
     match cli.run().await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("polyraft: {}", chain(&error));
+            eprintln!("{}", error.told());
             error.exit_code()
         }
     }
-}
-
-/// An error and its causes, outermost first.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -1,7 +1,9 @@
 //! What a node says about itself as JSON, made from published snapshots: a status never waits for a
 //! group.
 
-use polyraft::{GroupStatus, Health, LinkStatus, NodeStatus};
+use std::collections::BTreeMap;
+
+use polyraft::{CertificateFacts, CertificateStatus, GroupStatus, Health, LinkStatus, NodeStatus};
 use serde::{Deserialize, Serialize};
 
 /// A node as of now.
@@ -16,6 +18,12 @@ pub struct NodeReport {
     /// Why the node acknowledges nothing any more, if a store has failed.
     #[serde(default)]
     pub storage_failure: Option<String>,
+    /// The certificates in force.
+    #[serde(default)]
+    pub certificates: Option<CertificatesReport>,
+    /// How often connections were refused or given up since the start, by reason; none that never was.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
     /// Links to the other nodes.
     pub peers: Vec<PeerReport>,
     /// The groups with a replica here.
@@ -33,8 +41,44 @@ pub struct PeerReport {
     pub connected: bool,
     /// Smoothed round trip in microseconds, if connected.
     pub round_trip_us: Option<u64>,
+    /// Whether the connection was made with the certificate that this node has now, if connected.
+    #[serde(default)]
+    pub own_certificate_is_current: Option<bool>,
+    /// The certificate that the peer has shown, if connected.
+    #[serde(default)]
+    pub certificate: Option<CertificateReport>,
     /// Why the last attempt or connection ended.
     pub last_error: Option<String>,
+}
+
+/// A node's certificates, and what became of attempts to replace them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificatesReport {
+    /// The node's own.
+    pub leaf: CertificateReport,
+    /// Those of the authorities that it trusts.
+    pub authorities: Vec<CertificateReport>,
+    /// How often other files came into force since the start.
+    pub reloads: u64,
+    /// How often files were refused since the start.
+    pub reloads_failed: u64,
+    /// Why the files that are there now are not in force.
+    pub last_error: Option<String>,
+}
+
+/// One certificate. Times are in seconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateReport {
+    /// Serial number, in hexadecimal.
+    pub serial: String,
+    /// Whose it is.
+    pub subject: String,
+    /// The authority that signed it.
+    pub issuer: String,
+    /// When it begins to be valid.
+    pub not_before: u64,
+    /// When it ends.
+    pub not_after: u64,
 }
 
 /// One replica of one group.
@@ -81,10 +125,17 @@ impl From<NodeStatus> for NodeReport {
             cluster: status.cluster,
             storage_bytes: status.storage_bytes,
             storage_failure: status.storage_failure,
+            certificates: Some(status.certificates.into()),
+            refused: refused(&status.handshake_failures),
             peers: status.peers.iter().map(PeerReport::from).collect(),
             groups,
         }
     }
+}
+
+fn refused(failures: &[(&'static str, u64)]) -> BTreeMap<String, u64> {
+    let some = failures.iter().filter(|(_, count)| *count > 0);
+    some.map(|(reason, count)| ((*reason).to_owned(), *count)).collect()
 }
 
 impl From<&LinkStatus> for PeerReport {
@@ -94,7 +145,33 @@ impl From<&LinkStatus> for PeerReport {
             address: link.address.clone(),
             connected: link.connected,
             round_trip_us: link.round_trip_us,
+            own_certificate_is_current: link.certificates.as_ref().map(|c| c.own_is_current),
+            certificate: link.certificates.as_ref().map(|c| (&c.peer).into()),
             last_error: link.last_error.clone(),
+        }
+    }
+}
+
+impl From<CertificateStatus> for CertificatesReport {
+    fn from(status: CertificateStatus) -> Self {
+        Self {
+            leaf: (&status.leaf).into(),
+            authorities: status.authorities.iter().map(CertificateReport::from).collect(),
+            reloads: status.reloads,
+            reloads_failed: status.reloads_failed,
+            last_error: status.last_error,
+        }
+    }
+}
+
+impl From<&CertificateFacts> for CertificateReport {
+    fn from(facts: &CertificateFacts) -> Self {
+        Self {
+            serial: facts.serial.clone(),
+            subject: facts.subject.clone(),
+            issuer: facts.issuer.clone(),
+            not_before: facts.not_before,
+            not_after: facts.not_after,
         }
     }
 }
@@ -159,6 +236,8 @@ mod tests {
             cluster: "dev".into(),
             storage_bytes: 0,
             storage_failure: None,
+            certificates: None,
+            refused: Default::default(),
             peers: vec![],
             groups,
         }

@@ -2,12 +2,14 @@
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+
+use crate::plain_http::{self, Request};
 
 use crate::node_process::Cluster;
 
 const STATUS: &str = "/status";
+const METRICS: &str = "/metrics";
+const FAULTS: &str = "/chaos/faults";
 /// The count of the histogram that has one sample per tick.
 pub const TICKS: &str = "polyraft_tick_lateness_seconds_count";
 const ELECTIONS_WON: &str = "polyraft_elections_won_total";
@@ -117,7 +119,11 @@ pub async fn elections_won(cluster: &Cluster) -> Result<u64, AdminError> {
     Ok(won)
 }
 
-async fn status<T: DeserializeOwned>(address: &str) -> Result<T, AdminError> {
+/// What the node at `address` says of itself, as far as `T` asks.
+///
+/// # Errors
+/// The node does not answer, or not with that.
+pub async fn status<T: DeserializeOwned>(address: &str) -> Result<T, AdminError> {
     let text = get(address, STATUS).await?;
     serde_json::from_str(&text).map_err(|_| malformed(address, STATUS, text))
 }
@@ -131,31 +137,54 @@ fn malformed(address: &str, path: &'static str, text: String) -> AdminError {
 /// # Errors
 /// The node does not answer, or not with figures.
 pub async fn counter(address: &str, name: &str) -> Result<Option<u64>, AdminError> {
-    let path = "/metrics";
-    let text = get(address, path).await?;
+    let path = METRICS;
+    let text = metrics(address).await?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     let Some(count) = line else { return Ok(None) };
     count.trim().parse().map(Some).map_err(|_| malformed(address, path, format!("{name} {count}")))
 }
 
-/// The body of a successful answer.
-async fn get(address: &str, path: &'static str) -> Result<String, AdminError> {
-    let text = exchange(address, path).await.map_err(|source| AdminError::Io {
-        address: address.to_owned(),
-        path,
-        source,
-    })?;
-    match text.split_once("\r\n\r\n") {
-        Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.to_owned()),
-        _ => Err(malformed(address, path, text)),
+/// Injects a fault, written as JSON, into the node at `address`; it was started with `token`.
+///
+/// # Errors
+/// The node does not answer, or refuses it.
+pub async fn inject(address: &str, token: &str, fault: &str) -> Result<(), AdminError> {
+    let body = ("application/json", fault);
+    expect(address, Request { method: "POST", path: FAULTS, token: Some(token), body }).await
+}
+
+/// Ends every fault of the node at `address`.
+///
+/// # Errors
+/// The node does not answer, or refuses.
+pub async fn end_faults(address: &str, token: &str) -> Result<(), AdminError> {
+    let (path, token, body) = (FAULTS, Some(token), ("", ""));
+    expect(address, Request { method: "DELETE", path, token, body }).await
+}
+
+async fn expect(address: &str, request: Request<'_>) -> Result<(), AdminError> {
+    let io = |source| AdminError::Io { address: address.to_owned(), path: FAULTS, source };
+    let answer = plain_http::send(address, request).await.map_err(io)?;
+    match answer.status {
+        200 => Ok(()),
+        _ => Err(malformed(address, FAULTS, answer.body)),
     }
 }
 
-async fn exchange(address: &str, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(address).await?;
-    // HTTP/1.0: the server neither chunks nor keeps the connection.
-    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await?;
-    Ok(text)
+/// The figures of the node at `address`, as a scrape gets them.
+///
+/// # Errors
+/// The node does not answer.
+pub async fn metrics(address: &str) -> Result<String, AdminError> {
+    get(address, METRICS).await
+}
+
+/// The body of a successful answer.
+async fn get(address: &str, path: &'static str) -> Result<String, AdminError> {
+    let io = |source| AdminError::Io { address: address.to_owned(), path, source };
+    let answer = plain_http::send(address, Request::get(path)).await.map_err(io)?;
+    match answer.status {
+        200 => Ok(answer.body),
+        _ => Err(malformed(address, path, answer.body)),
+    }
 }

@@ -12,8 +12,10 @@
 //! A package of its own, because `etcd-client` needs `protoc` to build and polyraft does not.
 
 pub mod admin;
+pub mod alert_scenarios;
 pub mod arguments;
 pub mod comparison;
+pub mod dashboards;
 pub mod dice;
 pub mod disk;
 pub mod endpoints;
@@ -27,6 +29,14 @@ pub mod nats_client;
 pub mod nats_process;
 pub mod node_process;
 pub mod outcome;
+pub mod plain_http;
 mod ports;
+pub mod prometheus_process;
 pub mod registers;
+pub mod short_rules;
+pub mod stage;
+pub mod table;
+pub mod traffic;
+pub mod trouble;
 pub mod verify;
+pub mod webdriver;

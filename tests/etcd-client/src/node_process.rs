@@ -1,6 +1,8 @@
 //! A cluster of three `polyraft node` processes on this machine, to be killed.
 
 use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -17,6 +19,8 @@ use crate::ports::{free_tcp_port, free_udp_port};
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two reads while waiting for one to be answered.
 const READ_PAUSE: Duration = Duration::from_millis(50);
+/// The name that the cluster goes by.
+pub const CLUSTER: &str = "demo";
 const SIGKILL: i32 = 9;
 
 /// What went wrong around the processes.
@@ -94,6 +98,7 @@ pub struct Cluster {
     endpoints: Vec<String>,
     admins: Vec<String>,
     environment: Vec<(String, PathBuf)>,
+    chaos_token: Option<PathBuf>,
     children: Vec<Option<Child>>,
 }
 
@@ -117,7 +122,7 @@ impl Cluster {
         settings: Settings<'_>,
     ) -> Result<Self, ProcessError> {
         let certs = dir.join("certs");
-        run(binary, &["certs", "init", "--cluster", "kill9", "--dir"], &certs, &[])?;
+        run(binary, &["certs", "init", "--cluster", CLUSTER, "--dir"], &certs, &[])?;
         let peers = (0..3).map(|_| free_udp_port()).collect::<Result<Vec<_>, _>>()?;
         let (mut endpoints, mut admins) = (Vec::new(), Vec::new());
         for node in 1..=3 {
@@ -131,8 +136,19 @@ impl Cluster {
             admins.push(format!("127.0.0.1:{admin}"));
         }
         let (binary, dir, children) = (binary.into(), dir.into(), [None, None, None].into());
-        let (wrapper, environment) = (None, Vec::new());
-        Ok(Self { binary, wrapper, dir, endpoints, admins, environment, children })
+        let (wrapper, environment, chaos_token) = (None, Vec::new(), None);
+        Ok(Self { binary, wrapper, dir, endpoints, admins, environment, chaos_token, children })
+    }
+
+    /// From now on nodes are started so that whoever shows `token` can inject faults into them.
+    ///
+    /// # Errors
+    /// The token's file cannot be written.
+    pub fn enable_chaos(&mut self, token: &str) -> Result<(), ProcessError> {
+        let path = self.dir.join("chaos-token");
+        write_secret(&path, token)?;
+        self.chaos_token = Some(path);
+        Ok(())
     }
 
     /// From now on nodes are started as arguments of `command`, which must become what it runs.
@@ -201,9 +217,11 @@ impl Cluster {
         for (name, path) in &self.environment {
             command.env(name, path.join((at + 1).to_string()));
         }
+        command.args(["node", "--config"]).arg(config);
+        if let Some(token) = &self.chaos_token {
+            command.args(["--chaos", "--chaos-token-file"]).arg(token);
+        }
         let child = command
-            .args(["node", "--config"])
-            .arg(config)
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
@@ -312,6 +330,15 @@ impl Drop for Cluster {
     }
 }
 
+/// Writes a file that only its owner may read.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_secret(path: &Path, secret: &str) -> Result<(), ProcessError> {
+    let opened = File::options().create(true).truncate(true).write(true).mode(0o600).open(path);
+    opened.and_then(|mut file| file.write_all(secret.as_bytes())).map_err(io("writing a secret"))
+}
+
 /// A process that stands still until this is dropped.
 pub struct Stopped(Pid);
 
@@ -397,7 +424,7 @@ fn configuration(
          cert = {}\n\
          key = {}\n\
          [cluster]\n\
-         name = \"kill9\"\n\
+         name = {CLUSTER:?}\n\
          profile = {profile:?}\n\
          nodes = [{}]\n\
          {}\

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use polyraft_core::ids::NodeId;
 use quinn::{Connection, Incoming};
-use rustls::pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -15,6 +14,7 @@ use super::establish::{EstablishError, admit, establish};
 use super::identity::node_uri;
 use super::peers::Link;
 use super::refusal::Refusal;
+use super::tls::peer_chain;
 
 /// Handshakes in progress at once; more are refused before any work is done for them.
 pub(super) const HANDSHAKES_MAX: usize = 64;
@@ -50,9 +50,9 @@ pub(super) async fn accept_all(shared: Arc<Shared>) {
 
 /// Takes one connection to its peer task. `Err` is a refusal still to be counted.
 async fn accept_one(shared: &Shared, incoming: Incoming) -> Result<(), Refusal> {
-    let round = shared.round();
+    let (server, round) = shared.server();
     // The first datagram may already tell that the two have no wire version in common.
-    let connecting = match incoming.accept() {
+    let connecting = match incoming.accept_with(server) {
         Ok(connecting) => connecting,
         Err(error) => return Refusal::of(&error).map_or(Ok(()), Err),
     };
@@ -91,7 +91,5 @@ fn peer_of(shared: &Shared, connection: &Connection) -> Option<Arc<Link>> {
 
 /// The node that the peer's certificate names; the verifier has checked it.
 fn authenticated_node(connection: &Connection) -> Option<NodeId> {
-    let identity = connection.peer_identity()?;
-    let chain = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    node_uri(chain.first()?).ok().map(|uri| uri.node)
+    node_uri(peer_chain(connection)?.first()?).ok().map(|uri| uri.node)
 }

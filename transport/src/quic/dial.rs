@@ -74,15 +74,14 @@ async fn dial_one(
     peer: NodeId,
     remote: SocketAddr,
 ) -> Result<Candidate, DialError> {
-    let round = shared.round();
-    let tls = shared.tls().client(peer)?;
-    let mut config = ClientConfig::new(Arc::new(tls));
+    let tls = shared.tls();
+    let mut config = ClientConfig::new(Arc::new(tls.client(peer)?));
     config.transport_config(shared.transport.clone());
     let connecting = shared.endpoint.connect_with(config, remote, SERVER_NAME)?;
     let limit = shared.handshake_timeout;
     let connection = timeout(limit, connecting).await.map_err(|_| DialError::TimedOut)?;
     let connection = connection.map_err(|error| lost(shared, remote, error))?;
-    let established = establish(connection.clone(), shared.node, shared.mark, round);
+    let established = establish(connection.clone(), shared.node, shared.mark, tls.round());
     let established = timeout(limit, established).await;
     match established {
         Ok(Ok(candidate)) => match admit(shared.register.clone(), peer, candidate.mark).await {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! each side: open 4 unidirectional streams, each starting | version u8 | stream u8 | boot u64 BE |
-//!                                      the first goes on | data u64 BE | incarnation u64 BE |
+//!              the first goes on | data u64 BE | incarnation u64 BE | round of certificates u64 BE |
 //!            accept 4, one of each kind, all of one boot: beats and a lane each
 //! ```
 //!
@@ -23,7 +23,7 @@ use super::wire_version::WireVersion;
 
 pub(crate) const PREAMBLE_BYTES: usize = 10;
 /// What follows the preamble of the beats.
-const DATA_BYTES: usize = 16;
+const HELLO_BYTES: usize = 24;
 /// Streams each side opens: beats first, then a stream per lane in the lanes' order.
 pub(super) const STREAMS: usize = 1 + Lane::ALL.len();
 
@@ -31,8 +31,6 @@ pub(super) const STREAMS: usize = 1 + Lane::ALL.len();
 pub(super) struct Candidate {
     pub(super) connection: Connection,
     pub(super) origin: Origin,
-    /// This node's round of certificates that it was made in, or an earlier one.
-    pub(super) round: u64,
     /// The data that the peer shows.
     pub(super) mark: DataMark,
     pub(super) version: WireVersion,
@@ -42,7 +40,8 @@ pub(super) struct Candidate {
     pub(super) receives: Vec<RecvStream>,
 }
 
-/// Opens and accepts the lanes of a connection dialled by `dialler`. Callers bound the time.
+/// Opens and accepts the lanes of a connection dialled by `dialler`, on which this node showed its
+/// certificate of `round`. Callers bound the time.
 ///
 /// # Errors
 /// The connection was lost or the peer broke the wire format.
@@ -60,12 +59,13 @@ pub(super) async fn establish(
         if stream == 0 {
             hello.extend_from_slice(&mark.data.to_be_bytes());
             hello.extend_from_slice(&mark.incarnation.to_be_bytes());
+            hello.extend_from_slice(&round.to_be_bytes());
         }
         send.write_all(&hello).await.map_err(|_| EstablishError::Refused(Refusal::LaneClosed))?;
         sends.push(send);
     }
     let mut receives: [Option<RecvStream>; STREAMS] = Default::default();
-    let (mut peer_boot, mut peer_data) = (None, (0, 0));
+    let (mut peer_boot, mut hello) = (None, [0; 3]);
     for _ in 0..STREAMS {
         let mut receive = connection.accept_uni().await?;
         let mut bytes = [0; PREAMBLE_BYTES];
@@ -77,28 +77,28 @@ pub(super) async fn establish(
             return Err(BAD_PREAMBLE);
         }
         if preamble.stream == 0 {
-            peer_data = read_data(&connection, &mut receive).await?;
+            hello = read_hello(&connection, &mut receive).await?;
         }
         *slot = Some(receive);
     }
     let receives = receives.into_iter().flatten().collect();
     let boot = peer_boot.expect("there is more than one stream");
-    let (data, incarnation) = peer_data;
+    let [data, incarnation, peer_round] = hello;
     let mark = DataMark { data, incarnation, boot };
-    let origin = Origin { dialler, peer_boot: boot };
-    Ok(Candidate { connection, origin, round, mark, version, sends, receives })
+    let origin = Origin { dialler, peer_boot: boot, round, peer_round };
+    Ok(Candidate { connection, origin, mark, version, sends, receives })
 }
 
-/// The peer's data and the number of its life.
-async fn read_data(
+/// The peer's data, the number of its life, and its round of certificates.
+async fn read_hello(
     connection: &Connection,
     receive: &mut RecvStream,
-) -> Result<(u64, u64), EstablishError> {
-    let mut bytes = [[0; DATA_BYTES / 2]; 2];
-    for half in &mut bytes {
-        receive.read_exact(half).await.map_err(|error| read_error(connection, error))?;
+) -> Result<[u64; 3], EstablishError> {
+    let mut parts = [[0; HELLO_BYTES / 3]; 3];
+    for part in &mut parts {
+        receive.read_exact(part).await.map_err(|error| read_error(connection, error))?;
     }
-    Ok((u64::from_be_bytes(bytes[0]), u64::from_be_bytes(bytes[1])))
+    Ok(parts.map(u64::from_be_bytes))
 }
 
 /// Whether the peer still has the data that it had: until then nothing that it says is used.

@@ -1,10 +1,14 @@
 //! Who this node is and whom it trusts: certificate chain, private key, roots, revocation lists.
 
 use polyraft_core::ids::NodeId;
+use polyraft_core::ports::CertificateFacts;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, TrustAnchor};
 use webpki::{CertRevocationList, EndEntityCert, OwnedCertRevocationList};
+use x509_parser::error::X509Error;
 
+use super::certificate_facts::{facts, forged_list};
+use super::refusal::Refusal;
 use crate::node_uri::{ClusterName, NodeUri, NodeUriError};
 
 /// A node's certificate material, parsed and checked for form. Validity in time is checked when a
@@ -15,6 +19,8 @@ pub struct Identity {
     pub(super) roots: Vec<TrustAnchor<'static>>,
     pub(super) crls: Vec<CertRevocationList<'static>>,
     uri: NodeUri,
+    leaf: CertificateFacts,
+    authorities: Vec<CertificateFacts>,
 }
 
 impl Identity {
@@ -62,6 +68,16 @@ impl Identity {
         &self.uri
     }
 
+    /// What the node's own certificate says.
+    pub fn leaf(&self) -> &CertificateFacts {
+        &self.leaf
+    }
+
+    /// What the trusted authorities' certificates say, in their order; never empty.
+    pub fn authorities(&self) -> &[CertificateFacts] {
+        &self.authorities
+    }
+
     fn new(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
@@ -76,6 +92,15 @@ impl Identity {
         let malformed = |part| {
             move |source: webpki::Error| IdentityError::Der { part, source: Box::new(source) }
         };
+        let unreadable =
+            |part| move |source: X509Error| IdentityError::Der { part, source: Box::new(source) };
+        let read = facts(leaf).map_err(unreadable(IdentityPart::Chain))?;
+        let authorities: Result<_, _> = roots.iter().map(facts).collect();
+        let authorities = authorities.map_err(unreadable(IdentityPart::Roots))?;
+        let forged = forged_list(&crls, &roots).map_err(unreadable(IdentityPart::Crls))?;
+        if let Some(at) = forged {
+            return Err(IdentityError::ForgedList { number: at + 1 });
+        }
         let anchor = |root| webpki::anchor_from_trusted_cert(root).map(|anchor| anchor.to_owned());
         let roots: Result<_, _> = roots.iter().map(anchor).collect();
         let crls: Result<_, _> = crls
@@ -84,7 +109,7 @@ impl Identity {
             .collect();
         let roots = roots.map_err(malformed(IdentityPart::Roots))?;
         let crls = crls.map_err(malformed(IdentityPart::Crls))?;
-        Ok(Self { chain, key, roots, crls, uri })
+        Ok(Self { chain, key, roots, crls, uri, leaf: read, authorities })
     }
 
     /// Checks that the certificate is this node's.
@@ -146,6 +171,18 @@ impl std::fmt::Display for IdentityPart {
     }
 }
 
+impl IdentityError {
+    /// The part to look at.
+    pub fn part(&self) -> IdentityPart {
+        match self {
+            Self::Pem { part, .. } | Self::Der { part, .. } | Self::Empty { part } => *part,
+            Self::KeyUnknown | Self::Key { .. } => IdentityPart::Key,
+            Self::ForgedList { .. } => IdentityPart::Crls,
+            _ => IdentityPart::Chain,
+        }
+    }
+}
+
 /// Why certificate material cannot be used. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -183,6 +220,20 @@ pub enum IdentityError {
         /// What TLS said.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A revocation list bears the name of a trusted authority and not its signature.
+    #[error(
+        "revocation lists: number {number} is not signed by the trusted authority whose name it bears"
+    )]
+    ForgedList {
+        /// Which one, from 1.
+        number: usize,
+    },
+    /// This node itself would refuse the certificate: peers that trust the same do.
+    #[error("certificate chain: {refusal}, by the roots and revocation lists beside it")]
+    Unacceptable {
+        /// Why.
+        refusal: Refusal,
     },
     /// The certificate carries no URI name, or several.
     #[error("certificate chain: the first certificate must carry exactly one URI name")]

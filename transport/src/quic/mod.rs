@@ -14,6 +14,7 @@
 mod accept;
 mod backoff;
 mod beats;
+mod certificate_facts;
 mod close;
 mod config;
 mod dial;
@@ -31,8 +32,8 @@ mod wire_version;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -56,14 +57,12 @@ pub use wire_version::{SUPPORTED_WIRE_VERSIONS, WireVersion};
 use accept::{HANDSHAKES_MAX, accept_all};
 use close::CloseCode;
 use peer_task::{PeerTask, spawn_after};
-use peers::{Link, Live, Peers};
+use peers::{Link, Peers};
 use refusal::Refusals;
 use tls::Tls;
 
 /// Asked of the kernel, which may grant less. With less, bursts on loopback were seen to be lost.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
-/// How long a reload waits for one link to come back before it goes on to the next.
-const RELOAD_LINK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A node's QUIC endpoint. Dropping it shuts it down.
 pub struct QuicTransport {
@@ -84,9 +83,7 @@ struct Shared {
     peers: Arc<Peers>,
     refusals: Arc<Refusals>,
     transport: Arc<TransportConfig>,
-    tls: RwLock<Tls>,
-    /// How often the certificates were replaced.
-    round: AtomicU64,
+    material: RwLock<Material>,
     stopping: AtomicBool,
     idle_timeout: Duration,
     beat_interval: Duration,
@@ -94,13 +91,30 @@ struct Shared {
     frame_timeout: Duration,
 }
 
+/// The certificates in force, for both directions; replaced as one.
+struct Material {
+    tls: Tls,
+    server: Arc<ServerConfig>,
+}
+
 impl Shared {
-    fn tls(&self) -> Tls {
-        self.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn material(&self) -> RwLockReadGuard<'_, Material> {
+        self.material.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn tls(&self) -> Tls {
+        self.material().tls.clone()
+    }
+
+    /// What to accept with, and its round of certificates.
+    fn server(&self) -> (Arc<ServerConfig>, u64) {
+        let material = self.material();
+        (material.server.clone(), material.tls.round())
+    }
+
+    /// The round of this node's own certificate.
     fn round(&self) -> u64 {
-        self.round.load(SeqCst)
+        self.material().tls.round()
     }
 
     fn is_stopping(&self) -> bool {
@@ -129,13 +143,16 @@ impl QuicTransport {
         let (peers, refusals) = (Arc::new(Peers::default()), Arc::new(Refusals::default()));
         let versions = &config.wire_versions;
         let tls = Tls::new(config.identity, config.cluster, versions, refusals.clone());
+        if let Err(refusal) = tls.judge_own() {
+            tracing::warn!(%refusal, "this node's own certificate is one that it would refuse");
+        }
         let server = server_config(&tls, &peers, transport.clone())?;
         let bind = |source| StartError::Bind { address: config.listen, source };
         let socket = bind_socket(config.listen).map_err(bind)?;
         let _runtime = handle.enter();
         let runtime = Arc::new(TokioRuntime);
         let endpoint =
-            Endpoint::new(endpoint_config, Some(server), socket, runtime).map_err(bind)?;
+            Endpoint::new(endpoint_config, Some(server.clone()), socket, runtime).map_err(bind)?;
         let shared = Arc::new(Shared {
             node: config.node,
             mark: DataMark { data, incarnation, boot: rand::random() },
@@ -145,8 +162,7 @@ impl QuicTransport {
             peers,
             refusals,
             transport,
-            tls: RwLock::new(tls),
-            round: AtomicU64::new(0),
+            material: RwLock::new(Material { tls, server: Arc::new(server) }),
             stopping: AtomicBool::new(false),
             idle_timeout: config.idle_timeout,
             beat_interval,
@@ -178,23 +194,38 @@ impl QuicTransport {
         self.shared.peers.get(peer)?.live.borrow().as_ref().map(|live| live.version)
     }
 
-    /// Replaces certificate, key, roots and revocation lists. New connections use them at once;
-    /// existing ones are made anew in the background, one peer after the other, so that whoever the
-    /// new material no longer allows is disconnected.
+    /// Replaces certificate, key, roots and revocation lists. New connections use them at once, and
+    /// every peer that is connected is judged by them again: whoever they no longer allow is
+    /// disconnected. If this node's own certificate is another one, each connection is made anew in
+    /// the background, and the old one is given up only when the new one has taken its place: no link
+    /// goes down for it.
     ///
     /// # Errors
-    /// [`IdentityError`]: the old material stays in use.
+    /// [`IdentityError`]: the old material stays in use. Other than at the start, a certificate that
+    /// this node itself would refuse is refused here: there is a better one in force.
     pub fn reload(&self, identity: Identity) -> Result<(), IdentityError> {
-        let tls = self.shared.tls();
-        identity.check(tls.cluster(), self.shared.node)?;
-        let tls = tls.with_identity(identity);
+        let mut material = self.shared.material.write().unwrap_or_else(PoisonError::into_inner);
+        identity.check(material.tls.cluster(), self.shared.node)?;
+        let tls = material.tls.with_identity(identity);
+        tls.judge_own().map_err(|refusal| IdentityError::Unacceptable { refusal })?;
         let server = server_config(&tls, &self.shared.peers, self.shared.transport.clone())?;
-        *self.shared.tls.write().unwrap_or_else(PoisonError::into_inner) = tls;
-        self.shared.endpoint.set_server_config(Some(server));
-        // Last: what is made in this round has the new ones.
-        self.shared.round.fetch_add(1, SeqCst);
-        self.handle.spawn(reconnect_all(self.shared.peers.all()));
+        *material = Material { tls, server: Arc::new(server) };
+        drop(material);
+        // Also a link that is down: its connection may be coming up with the old ones at this moment.
+        for link in self.shared.peers.all() {
+            link.orders.send_modify(|orders| orders.reload += 1);
+        }
         Ok(())
+    }
+
+    /// Runs `task` where this transport's own tasks run.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.handle.spawn(task);
+    }
+
+    /// The certificates in force.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.shared.material().tls.identity().clone()
     }
 
     /// Waits, after `shutdown`, until every connection has told its peer.
@@ -246,7 +277,8 @@ impl Transport for QuicTransport {
     }
 
     fn link_status(&self) -> Vec<LinkStatus> {
-        self.shared.peers.all().iter().map(|link| link.status()).collect()
+        let round = self.shared.round();
+        self.shared.peers.all().iter().map(|link| link.status(round)).collect()
     }
 
     fn shutdown(&self) {
@@ -264,23 +296,6 @@ impl Transport for QuicTransport {
 impl Drop for QuicTransport {
     fn drop(&mut self) {
         self.shutdown();
-    }
-}
-
-/// Has every link made anew, one after the other.
-async fn reconnect_all(links: Vec<Arc<Link>>) {
-    for link in links {
-        let id = |live: &Option<Arc<Live>>| live.as_ref().map(|live| live.connection.stable_id());
-        let mut live = link.live.subscribe();
-        let old = id(&live.borrow());
-        // Also one that is down: it may be coming up with the old certificates at this moment.
-        link.orders.send_modify(|orders| orders.reload += 1);
-        if old.is_none() {
-            continue;
-        }
-        let renewed = live.wait_for(|live| live.is_some() && id(live) != old);
-        // A peer that the new certificates do not allow never comes back; the next one's turn.
-        let _ = tokio::time::timeout(RELOAD_LINK_TIMEOUT, renewed).await;
     }
 }
 

@@ -3,12 +3,12 @@
 //! ```text
 //! dial ───────┐
 //! accept ─────┴→ candidate ─tie break→ live ─closed, violated, unheard→ retire → pause → dial
-//!                              └ loser of two dials at once → drain → close
+//!                              └ loser of two that work → drain → close
 //! ```
 //!
 //! Promise: `on_connected` and `on_disconnected` alternate, and no frame is delivered outside a pair
 //! of them. At most one connection is sent on, at most one dial is under way. When both nodes have
-//! dialled at once the link does not go down: what is on its way on the connection that loses still
+//! dialled at once, or one dials because its certificate was replaced, the link does not go down: what is on its way on the connection that loses still
 //! arrives, perhaps after later frames on the one that wins.
 
 use std::collections::VecDeque;
@@ -32,9 +32,9 @@ use super::lanes::{LaneEnd, LaneTask};
 use super::liveness::{Liveness, Sample};
 use super::peers::{Link, Live, Orders};
 use super::refusal::Refusal;
-use super::tie_break::{Origin, are_simultaneous, supersedes};
+use super::tie_break::{self, Origin, Verdict};
 
-/// How long the loser of two dials at once is read before it is closed. The peer stops sending on it
+/// How long the loser of two connections that work is read before it is closed. The peer stops sending on it
 /// as soon as it has seen the winner, which has been established on this side already.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Connections that are emptied at once: a peer that dials over and over must not gather more.
@@ -67,15 +67,12 @@ struct Current {
 /// A connection that lost to the one in use and is emptied, first come first.
 struct Draining {
     live: Arc<Live>,
+    dialled_by_peer: bool,
     lanes: JoinSet<LaneEnd>,
     until: Instant,
 }
 
 impl Draining {
-    fn new(live: Arc<Live>, lanes: JoinSet<LaneEnd>) -> Self {
-        Self { live, lanes, until: Instant::now() + DRAIN }
-    }
-
     /// Closes it; no frame arrives on it afterwards.
     async fn end(mut self, code: CloseCode, reason: &str) {
         code.close(&self.live.connection, reason);
@@ -152,7 +149,7 @@ impl PeerTask {
     }
 
     async fn next_event(&mut self) -> Event {
-        let may_dial = self.current.is_none() && self.dialling.is_none();
+        let may_dial = self.wants_another() && self.dialling.is_none();
         let drained_at = self.draining.front().map(|draining| draining.until);
         tokio::select! {
             biased;
@@ -174,10 +171,41 @@ impl PeerTask {
             self.dial_at = Instant::now();
         }
         if orders.reload != followed.reload && !orders.stop {
-            self.retire(CloseCode::Reloaded, "certificates reloaded").await;
-            self.dial_at = Instant::now();
+            self.judge_again().await;
+            self.backoff.reset();
+            self.dial_at = Instant::now() + self.head_start();
         }
         orders
+    }
+
+    /// Whether there is no connection, or one with a certificate that this node has replaced.
+    fn wants_another(&self) -> bool {
+        self.current.as_ref().is_none_or(|current| current.origin.round < self.shared.round())
+    }
+
+    /// Gives up the connection in use, and those that are emptied, if what is trusted now would refuse
+    /// the peer.
+    async fn judge_again(&mut self) {
+        let (tls, peer) = (self.shared.tls(), self.link.peer);
+        let allowed =
+            |live: &Live, dialled_by_peer| tls.judge_again(peer, &live.connection, dialled_by_peer);
+        let current = self.current.as_ref();
+        let current = current.map_or(Ok(()), |current| {
+            allowed(&current.live, current.origin.dialler == peer)
+                .map_err(|refusal| (refusal, current.live.connection.remote_address()))
+        });
+        if let Err((refusal, remote)) = current {
+            self.shared.refusals.record(refusal, Some(remote));
+            self.link.set_error(format!("refused: {refusal}"));
+            return self.retire(CloseCode::Reloaded, refusal.label()).await;
+        }
+        for draining in std::mem::take(&mut self.draining) {
+            if allowed(&draining.live, draining.dialled_by_peer).is_ok() {
+                self.draining.push_back(draining);
+            } else {
+                draining.end(CloseCode::Reloaded, "certificates reloaded").await;
+            }
+        }
     }
 
     fn dial(&mut self, address: &str) {
@@ -189,42 +217,47 @@ impl PeerTask {
 
     /// Keeps the better of the candidate and the connection in use.
     async fn judge(&mut self, candidate: Candidate) {
-        // The handshake was under way when the certificates were replaced.
-        if candidate.round < self.shared.round() {
-            self.dial_at = Instant::now();
-            return CloseCode::Reloaded.close(&candidate.connection, "certificates reloaded");
-        }
         let inbound = candidate.origin.dialler == self.link.peer;
-        if let Some(current) = &self.current {
-            let lower = self.shared.node.min(self.link.peer);
+        // What is trusted may be something else since the handshake.
+        let again = self.shared.tls().judge_again(self.link.peer, &candidate.connection, inbound);
+        if let Err(refusal) = again {
+            let remote = candidate.connection.remote_address();
+            self.shared.refusals.record(refusal, Some(remote));
+            return CloseCode::Violation.close(&candidate.connection, refusal.label());
+        }
+        let verdict = self.current.as_ref().map_or(Verdict::Replace, |current| {
             let silent = current.live.beats.heard_at().elapsed() > 2 * self.shared.beat_interval;
-            let lost = current.live.connection.close_reason().is_some();
-            let is_tie = !lost && !silent && are_simultaneous(candidate.origin, current.origin);
-            if !lost && !supersedes(candidate.origin, current.origin, lower, silent) {
-                if !is_tie {
-                    return CloseCode::Duplicate.close(&candidate.connection, "another is in use");
-                }
-                // The peer may have used it before it saw the other.
-                let live = Arc::new(Live::new(candidate.connection, candidate.version));
+            let dead = silent || current.live.connection.close_reason().is_some();
+            let lower = self.shared.node.min(self.link.peer);
+            tie_break::judge(candidate.origin, current.origin, lower, dead)
+        });
+        match verdict {
+            Verdict::Drain => {
+                let live = Arc::new(Live::new(
+                    candidate.connection,
+                    candidate.version,
+                    candidate.origin.round,
+                ));
                 let lanes = self.open_lanes(&live, candidate.sends, candidate.receives);
-                return self.drain(live, lanes).await;
+                self.drain(live, inbound, lanes).await;
             }
-            if is_tie {
-                return self.take_over(candidate).await;
+            Verdict::TakeOver => self.take_over(candidate).await,
+            Verdict::Replace => {
+                self.retire(CloseCode::Duplicate, "another takes its place").await;
+                if inbound {
+                    self.backoff.reset();
+                }
+                self.adopt(candidate, |events, peer| events.on_connected(peer));
             }
         }
-        self.retire(CloseCode::Duplicate, "another takes its place").await;
-        if inbound {
-            self.backoff.reset();
-        }
-        self.adopt(candidate, |events, peer| events.on_connected(peer));
     }
 
     /// Sends on the candidate from now on, and lets what is on its way on the other arrive: for
     /// everyone above, the link stays up.
     async fn take_over(&mut self, candidate: Candidate) {
         let before = self.current.take().expect("a candidate takes over from another connection");
-        self.drain(before.live, before.lanes).await;
+        let dialled_by_peer = before.origin.dialler == self.link.peer;
+        self.drain(before.live, dialled_by_peer, before.lanes).await;
         // A lane that was full on the other connection has room on this one.
         self.adopt(candidate, |events, peer| {
             Lane::ALL.into_iter().for_each(|lane| events.on_writable(peer, lane));
@@ -234,13 +267,16 @@ impl PeerTask {
     /// Makes the candidate the connection that is sent on, and says so before its first frame.
     fn adopt(&mut self, candidate: Candidate, tell: impl FnOnce(&dyn TransportEvents, NodeId)) {
         let Candidate { connection, origin, version, sends, receives, .. } = candidate;
-        let live = Arc::new(Live::new(connection, version));
+        let live = Arc::new(Live::new(connection, version, origin.round));
         let watch = LivenessWatch::new(self.shared.idle_timeout);
         self.link.came_up(live.clone());
         tell(&*self.events, self.link.peer);
         let lanes = self.open_lanes(&live, sends, receives);
         tracing::info!(peer = %self.link.peer, remote = %live.connection.remote_address(), "link up");
         self.current = Some(Current { live, origin, since: Instant::now(), lanes, watch });
+        if self.wants_another() {
+            self.dial_at = Instant::now() + self.head_start();
+        }
     }
 
     /// Starts the tasks that move a connection's beats and frames.
@@ -273,11 +309,12 @@ impl PeerTask {
     }
 
     /// Lets what is on its way on a connection arrive, for a while.
-    async fn drain(&mut self, live: Arc<Live>, lanes: JoinSet<LaneEnd>) {
+    async fn drain(&mut self, live: Arc<Live>, dialled_by_peer: bool, lanes: JoinSet<LaneEnd>) {
         if self.draining.len() >= DRAINING_MAX {
             self.end_first_drain().await;
         }
-        self.draining.push_back(Draining::new(live, lanes));
+        let until = Instant::now() + DRAIN;
+        self.draining.push_back(Draining { live, dialled_by_peer, lanes, until });
     }
 
     async fn end_first_drain(&mut self) {

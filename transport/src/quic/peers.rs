@@ -11,12 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use polyraft_core::ids::NodeId;
-use polyraft_core::ports::{Lane, LinkStatus};
+use polyraft_core::ports::{CertificateFacts, Lane, LinkCertificates, LinkStatus};
 use quinn::Connection;
 use tokio::sync::{mpsc, watch};
 
 use super::beats::Beats;
+use super::certificate_facts::facts;
 use super::establish::Candidate;
+use super::tls::peer_chain;
 use super::wire_version::WireVersion;
 use crate::lane_queue::LaneQueue;
 use crate::traffic::Traffic;
@@ -53,7 +55,7 @@ pub(super) struct Orders {
     pub(super) address: String,
     /// The peer was removed, or this node stops.
     pub(super) stop: bool,
-    /// Raised to have the connection made anew.
+    /// Raised when other certificates came into force.
     pub(super) reload: u64,
 }
 
@@ -80,12 +82,23 @@ pub(super) struct Live {
     pub(super) version: WireVersion,
     pub(super) queues: [Arc<LaneQueue>; Lane::ALL.len()],
     pub(super) beats: Beats,
+    /// This node's round of certificates that it was made in.
+    pub(super) round: u64,
+    /// What the peer's certificate says.
+    peer: Option<CertificateFacts>,
 }
 
 impl Live {
-    pub(super) fn new(connection: Connection, version: WireVersion) -> Self {
+    pub(super) fn new(connection: Connection, version: WireVersion, round: u64) -> Self {
         let queues = std::array::from_fn(|_| Arc::default());
-        Self { connection, version, queues, beats: Beats::new() }
+        // It was judged already: whoever is here has one that can be read.
+        let peer = peer_chain(&connection).and_then(|chain| facts(chain.first()?).ok());
+        Self { connection, version, queues, beats: Beats::new(), round, peer }
+    }
+
+    fn certificates(&self, own_round: u64) -> Option<LinkCertificates> {
+        let own_is_current = self.round == own_round;
+        self.peer.clone().map(|peer| LinkCertificates { own_is_current, peer })
     }
 }
 
@@ -132,7 +145,8 @@ impl Link {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
 
-    pub(super) fn status(&self) -> LinkStatus {
+    /// As of now, when this node's own certificate is of `own_round`.
+    pub(super) fn status(&self, own_round: u64) -> LinkStatus {
         let live = self.live.borrow().clone();
         let connection = live.as_ref().map(|live| &live.connection);
         LinkStatus {
@@ -143,6 +157,7 @@ impl Link {
             round_trip_us: connection
                 .map(|connection| u64::try_from(connection.rtt().as_micros()).unwrap_or(u64::MAX)),
             traffic: self.traffic.snapshot(),
+            certificates: live.as_ref().and_then(|live| live.certificates(own_round)),
             connects: self.connects.load(Relaxed),
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }

@@ -7,6 +7,7 @@
 use std::sync::{Arc, Weak};
 
 use polyraft_core::ids::NodeId;
+use quinn::Connection;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature};
@@ -29,6 +30,8 @@ pub(super) const SERVER_NAME: &str = "polyraft";
 pub(super) struct Tls {
     provider: Arc<CryptoProvider>,
     identity: Arc<Identity>,
+    /// How often this node's own certificate was replaced.
+    round: u64,
     cluster: ClusterName,
     alpn: Vec<Vec<u8>>,
     refusals: Arc<Refusals>,
@@ -43,12 +46,40 @@ impl Tls {
     ) -> Self {
         let alpn = versions.iter().map(|version| version.alpn()).collect();
         let provider = Arc::new(ring::default_provider());
-        Self { provider, identity: Arc::new(identity), cluster, alpn, refusals }
+        Self { provider, identity: Arc::new(identity), round: 0, cluster, alpn, refusals }
     }
 
-    /// The same settings with other certificates.
+    /// The same settings with other certificates. A new round begins only with another certificate of
+    /// this node's own: connections are made anew for what the peer is to see, and for nothing else.
     pub(super) fn with_identity(&self, identity: Identity) -> Self {
-        Self { identity: Arc::new(identity), ..self.clone() }
+        let round = self.round + u64::from(identity.chain != self.identity.chain);
+        Self { identity: Arc::new(identity), round, ..self.clone() }
+    }
+
+    pub(super) fn round(&self) -> u64 {
+        self.round
+    }
+
+    pub(super) fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
+    /// Judges a peer that was authenticated before, by what is trusted now.
+    ///
+    /// # Errors
+    /// Why it would be refused.
+    pub(super) fn judge_again(
+        &self,
+        peer: NodeId,
+        connection: &Connection,
+        dialled_by_peer: bool,
+    ) -> Result<(), Refusal> {
+        let chain = peer_chain(connection).ok_or(Refusal::NoCertificate)?;
+        let (leaf, intermediates) = chain.split_first().ok_or(Refusal::NoCertificate)?;
+        let usage = if dialled_by_peer { KeyUsage::client_auth() } else { KeyUsage::server_auth() };
+        let verifier = self.verifier(Expected::Node(peer));
+        verifier.verify_chain(leaf, intermediates, usage, UnixTime::now())?;
+        verifier.verify_name(leaf)
     }
 
     pub(super) fn cluster(&self) -> &ClusterName {
@@ -90,6 +121,19 @@ impl Tls {
         Ok(QuicClientConfig::try_from(config).expect("ring has QUIC's initial cipher suite"))
     }
 
+    /// Judges this node's own certificate, as peers with the same roots and lists would.
+    ///
+    /// # Errors
+    /// Why they would refuse it.
+    pub(super) fn judge_own(&self) -> Result<(), Refusal> {
+        let verifier = self.verifier(Expected::Node(self.identity.uri().node));
+        let (leaf, rest) = self.identity.chain.split_first().ok_or(Refusal::NoCertificate)?;
+        for usage in [KeyUsage::client_auth(), KeyUsage::server_auth()] {
+            verifier.verify_chain(leaf, rest, usage, UnixTime::now())?;
+        }
+        Ok(())
+    }
+
     fn verifier(&self, expected: Expected) -> Arc<PeerVerifier> {
         Arc::new(PeerVerifier {
             identity: self.identity.clone(),
@@ -99,6 +143,11 @@ impl Tls {
             refusals: self.refusals.clone(),
         })
     }
+}
+
+/// The certificates that the peer has shown, its own first.
+pub(super) fn peer_chain(connection: &Connection) -> Option<Vec<CertificateDer<'static>>> {
+    connection.peer_identity()?.downcast().ok().map(|chain| *chain)
 }
 
 fn key_error(source: rustls::Error) -> IdentityError {

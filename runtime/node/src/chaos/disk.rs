@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use polyraft_actors::log_writer::StoreKind;
 use polyraft_core::ids::{GroupId, LogIndex};
 use polyraft_core::ports::{
-    CommitStats, GroupAppend, GroupIdentity, GroupState, LogReader, LogStore, RestoredLog,
-    StateFlush, StateStore, StorageError,
+    CommitStats, GroupAppend, GroupIdentity, GroupState, LogReader, LogStats, LogStore,
+    RestoredLog, StateFlush, StateStore, StorageError,
 };
 
 use super::fault::{DiskError, DiskFault, Store};
@@ -145,8 +145,12 @@ pub(super) struct FaultyLog {
 
 impl LogStore for FaultyLog {
     fn commit(&mut self, appends: &[GroupAppend]) -> Result<CommitStats, StorageError> {
+        let started = Instant::now();
         self.faults.before_commit(StoreKind::Log)?;
-        self.inner.commit(appends)
+        let waited = started.elapsed();
+        let stats = self.inner.commit(appends)?;
+        // A slow disk is one whose syncs are slow.
+        Ok(CommitStats { sync: stats.sync + waited, ..stats })
     }
 
     fn restore(&self, group: GroupId, applied: LogIndex) -> Result<RestoredLog, StorageError> {
@@ -164,6 +168,10 @@ impl LogStore for FaultyLog {
 
     fn reader(&self) -> Arc<dyn LogReader> {
         self.inner.reader()
+    }
+
+    fn stats(&self) -> LogStats {
+        self.inner.stats()
     }
 }
 

@@ -243,7 +243,7 @@ impl Injector {
         let address = self.address(node);
         let deadline = Instant::now() + EFFECT_PATIENCE;
         let refused = loop {
-            let errors: Vec<_> = match report(address).await {
+            let errors: Vec<_> = match report(address, &self.token).await {
                 Some(report) => {
                     report.peers.into_iter().filter_map(|peer| peer.last_error).collect()
                 }
@@ -429,7 +429,8 @@ impl Injector {
         let mut nodes: Vec<_> = failing.map(|injection| injection.node).collect();
         nodes.dedup();
         for node in nodes {
-            let failure = report(self.address(node)).await.and_then(|r| r.storage_failure);
+            let failure =
+                report(self.address(node), &self.token).await.and_then(|r| r.storage_failure);
             let told = failure.as_deref().unwrap_or("it says of no failure");
             self.records[record].prove(failure.is_some(), format!("node {node} gave up: {told}"));
             if failure.is_some()

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::sightings::Sightings;
-use crate::admin_client;
+use crate::admin_client::{Authorized, send};
 use crate::report::NodeReport;
 
 /// Between two questions to one node.
@@ -101,28 +101,30 @@ impl View {
 pub struct Poller(#[allow(dead_code, reason = "ends its tasks when dropped")] JoinSet<()>);
 
 impl Poller {
-    /// Starts asking.
-    pub fn start(nodes: &[NodeAddresses], view: &View) -> Self {
-        Self(nodes.iter().map(|node| poll(*node, view.clone())).collect())
+    /// Starts asking, on behalf of the bearer of `token`.
+    pub fn start(nodes: &[NodeAddresses], view: &View, token: &str) -> Self {
+        Self(nodes.iter().map(|node| poll(*node, view.clone(), token.to_owned())).collect())
     }
 }
 
-async fn poll(node: NodeAddresses, view: View) {
+async fn poll(node: NodeAddresses, view: View, token: String) {
     let mut interval = tokio::time::interval(POLL_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let life = view.life(node.node);
     loop {
         interval.tick().await;
         let (asked, before) = (Instant::now(), life.load(Ordering::Relaxed));
-        if let Ok(Some(report)) = timeout(POLL_TIMEOUT, report(node.admin)).await {
+        if let Ok(Some(report)) = timeout(POLL_TIMEOUT, report(node.admin, &token)).await {
             view.add(before, asked, report);
         }
     }
 }
 
-/// What the node at `admin` says of itself; `None` if it does not answer.
-pub async fn report(admin: SocketAddr) -> Option<NodeReport> {
-    let body = admin_client::get(&admin.to_string(), "/status").await.ok()?;
+/// What the node at `admin` says of itself to the bearer of `token`, which is empty where looking
+/// needs none; `None` if it does not answer.
+pub async fn report(admin: SocketAddr, token: &str) -> Option<NodeReport> {
+    let request = Authorized { method: "GET", path: "/status", token, body: "" };
+    let body = send(&admin.to_string(), request).await.ok()?;
     serde_json::from_slice(&body).ok()
 }
 
@@ -157,6 +159,8 @@ mod tests {
             cluster: "chaos".into(),
             storage_bytes: 0,
             storage_failure: None,
+            certificates: None,
+            refused: Default::default(),
             peers: vec![],
             groups: vec![group],
         }

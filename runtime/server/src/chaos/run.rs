@@ -40,7 +40,7 @@ pub struct ChaosPlan {
 pub struct Attachment {
     /// The admin interface and the etcd API of each node.
     pub addresses: Vec<(SocketAddr, SocketAddr)>,
-    /// What its nodes want to see before they inject a fault.
+    /// What its nodes want to see before they inject a fault, or, if so configured, are looked at.
     pub token: Option<String>,
 }
 
@@ -135,7 +135,7 @@ async fn perform(
     watch: impl FnOnce(Arc<Counts>),
 ) -> Seen {
     let view = View::default();
-    let poller = Poller::start(&stage.nodes, &view);
+    let poller = Poller::start(&stage.nodes, &view, &stage.token);
     let load = Load::start(&LoadPlan {
         nodes: stage.nodes.clone(),
         keyspaces: stage.names(),
@@ -196,21 +196,16 @@ impl Stage {
         if scenario.needs_injection() && token.is_none() {
             return Err(ChaosError::NoToken);
         }
-        let mut nodes = Vec::new();
+        let (mut nodes, token) = (Vec::new(), token.unwrap_or_default());
         for (admin, client) in &attached.addresses {
-            let report = report(*admin).await.ok_or(ChaosError::Unreachable(*admin))?;
+            let report = report(*admin, &token).await.ok_or(ChaosError::Unreachable(*admin))?;
             nodes.push(NodeAddresses { node: report.node, client: *client, admin: *admin });
         }
         let asked = scenario.cluster.nodes as usize;
         if nodes.len() != asked {
             return Err(ChaosError::TooFew { what: "nodes", asked, found: nodes.len() });
         }
-        let stage = Self {
-            nodes,
-            keyspaces: Vec::new(),
-            processes: None,
-            token: token.unwrap_or_default(),
-        };
+        let stage = Self { nodes, keyspaces: Vec::new(), processes: None, token };
         stage.with_keyspaces(scenario.cluster.keyspaces).await
     }
 
@@ -232,7 +227,7 @@ impl Stage {
     /// Waits until every process answers, or has ended.
     async fn wait_for_answers(&mut self) -> Result<(), ChaosError> {
         for node in &self.nodes {
-            while report(node.admin).await.is_none() {
+            while report(node.admin, &self.token).await.is_none() {
                 if let Some(processes) = &mut self.processes {
                     processes.check_alive(node.node)?;
                 }
@@ -246,7 +241,7 @@ impl Stage {
         let admin = self.nodes[0].admin;
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
         loop {
-            let report = report(admin).await.ok_or(ChaosError::Unreachable(admin))?;
+            let report = report(admin, &self.token).await.ok_or(ChaosError::Unreachable(admin))?;
             let found = report.groups.len();
             if found >= asked {
                 let named = report.groups.into_iter().map(|group| (group.group, group.name));

@@ -88,6 +88,8 @@ mod tests {
             cluster: "c".into(),
             storage_bytes: 0,
             storage_failure: None,
+            certificates: None,
+            refused: Default::default(),
             peers: vec![],
             groups: vec![group],
         }

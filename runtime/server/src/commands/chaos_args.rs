@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::chaos_routes::{ChaosToken, TokenError};
+use crate::access_token::{AccessToken, TokenError};
+
+/// What names the token's file.
+const TOKEN_ARGUMENT: &str = "--chaos-token-file";
 
 /// Arguments of fault injection; off by default.
 #[derive(Debug, Default, Args)]
@@ -12,18 +15,18 @@ pub(super) struct ChaosArgs {
     /// Let whoever has the token inject faults, over the admin interface.
     #[arg(long, requires = "chaos_token_file")]
     chaos: bool,
-    /// The file with the token.
+    /// The file with the token: at least 32 characters, and not accessible to other users.
     #[arg(long, value_name = "FILE", requires = "chaos")]
     chaos_token_file: Option<PathBuf>,
 }
 
 impl ChaosArgs {
     /// The token, if faults may be injected; says so loudly.
-    pub(super) fn token(&self) -> Result<Option<ChaosToken>, TokenError> {
+    pub(super) fn token(&self) -> Result<Option<AccessToken>, TokenError> {
         let Some(path) = self.chaos_token_file.as_deref().filter(|_| self.chaos) else {
             return Ok(None);
         };
-        let token = ChaosToken::from_file(path)?;
+        let token = AccessToken::from_file(TOKEN_ARGUMENT, path)?;
         tracing::warn!("chaos is enabled: whoever has the token can break this node on purpose");
         Ok(Some(token))
     }

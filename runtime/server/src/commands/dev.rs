@@ -18,7 +18,8 @@ use super::CommandError;
 use super::chaos_args::ChaosArgs;
 use super::dev_data::{DEV_CLUSTER, DevData, DevShape};
 use super::signals::StopSignals;
-use crate::chaos_routes::ChaosToken;
+use crate::access::AdminAccessConfig;
+use crate::access_token::AccessToken;
 use crate::etcd::DEFAULT_KEYSPACE;
 use crate::instance::{Instance, InstanceError, ServerConfig, install_metrics};
 use crate::report::{GroupReport, NodeReport};
@@ -102,7 +103,7 @@ async fn start_all(
     ports: &[Ports],
     data: &DevData,
     keyspaces: u64,
-    chaos_token: Option<ChaosToken>,
+    chaos_token: Option<AccessToken>,
 ) -> Result<Vec<Instance>, CommandError> {
     let metrics = install_metrics()?;
     let client_urls: BTreeMap<_, _> =
@@ -113,6 +114,7 @@ async fn start_all(
             client_listen: own.client,
             admin_listen: own.admin,
             client_urls: client_urls.clone(),
+            admin_access: AdminAccessConfig::default(),
         };
         let started = match node_config(ports, own, data, keyspaces) {
             Ok(config) => {
@@ -215,6 +217,7 @@ fn banner(ports: &[Ports], args: &DevArgs) -> String {
         etcdctl --endpoints {last} get hello
         etcdctl --endpoints {all} endpoint status -w table
         curl http://{admin}/readyz
+        a browser at http://{admin}/ for the status page
         polyraft status --admin {admin}
 
   Clients choose a keyspace by the gRPC metadata `polyraft-keyspace`; these use `default`.
@@ -267,7 +270,9 @@ mod tests {
         };
         let text = banner(&ports(3, 2379).unwrap(), &args);
         assert!(text.lines().count() <= 24, "{text}");
-        for address in ["127.0.0.1:2379", "127.0.0.1:2481", "127.0.0.1:2580"] {
+        for address in
+            ["127.0.0.1:2379", "127.0.0.1:2481", "127.0.0.1:2580", "http://127.0.0.1:2381/ for"]
+        {
             assert!(text.contains(address), "{text}");
         }
     }

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod admin_args;
 mod bench;
 mod bench_cluster;
 mod bench_load;
@@ -11,10 +12,13 @@ mod chaos;
 mod chaos_args;
 mod dev;
 mod dev_data;
+mod groups;
+mod man;
 mod node;
 mod signals;
 mod status;
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -24,7 +28,7 @@ use crate::instance::InstanceError;
 
 /// Thousands of etcd v3 keyspaces on one small cluster.
 #[derive(Debug, Parser)]
-#[command(name = "polyraft", version, about)]
+#[command(name = "polyraft", version)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -46,9 +50,15 @@ pub enum Command {
     Chaos(chaos::ChaosArgs),
     /// Show a node and its groups.
     Status(status::StatusArgs),
+    /// Show the groups of a node that matter first: the busiest, or the most behind.
+    Groups(groups::GroupsArgs),
+    /// Print what makes a shell complete this program's arguments.
+    Completions(man::CompletionsArgs),
+    /// Print this program's page for `man`.
+    Man(man::ManArgs),
 }
 
-/// Why a command failed; printed with its causes; [`Self::exit_code`].
+/// Why a command failed: [`Self::told`], [`Self::exit_code`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommandError {
@@ -58,9 +68,9 @@ pub enum CommandError {
     /// Certificates could not be made or read.
     #[error(transparent)]
     Certificates(#[from] polyraft::certificates::CertificateError),
-    /// The token for fault injection cannot be used.
+    /// A token cannot be used.
     #[error(transparent)]
-    ChaosToken(#[from] crate::chaos_routes::TokenError),
+    Token(#[from] crate::access_token::TokenError),
     /// The development cluster's data does not fit.
     #[error(transparent)]
     DevData(#[from] dev_data::DevDataError),
@@ -90,12 +100,36 @@ pub enum CommandError {
     /// A scenario has no verdict.
     #[error(transparent)]
     Chaos(#[from] chaos::ChaosCommandError),
+    /// The service manager cannot be told anything.
+    #[error(transparent)]
+    Notify(#[from] crate::systemd::NotifyError),
+    /// What was asked for cannot be written.
+    #[error("cannot write the output")]
+    Output(#[source] std::io::Error),
     /// Signals cannot be received.
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
 }
 
 impl CommandError {
+    /// The error for a person: with its causes, outermost first, and what to do about it, if there is
+    /// something.
+    pub fn told(&self) -> String {
+        let mut text = format!("polyraft: {self}");
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            text += &format!(": {error}");
+            cause = error.source();
+        }
+        match self {
+            Self::Admin(error) => match error.advice() {
+                Some(advice) => text + "\n  " + advice,
+                None => text,
+            },
+            _ => text,
+        }
+    }
+
     /// What the process ends with: 1, or 2 where 1 would be a verdict.
     pub fn exit_code(&self) -> ExitCode {
         match self {
@@ -118,6 +152,9 @@ impl Cli {
             Command::Bench(args) => bench::run(args).await?,
             Command::Chaos(args) => return chaos::run(args).await,
             Command::Status(args) => status::run(args).await?,
+            Command::Groups(args) => groups::run(args).await?,
+            Command::Completions(args) => man::completions(args)?,
+            Command::Man(args) => man::man(args)?,
         }
         Ok(ExitCode::SUCCESS)
     }

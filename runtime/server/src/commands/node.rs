@@ -7,8 +7,9 @@ use polyraft::NodeConfig;
 
 use super::CommandError;
 use super::chaos_args::ChaosArgs;
-use super::signals::StopSignals;
+use super::signals::{StopSignals, reload_certificates_on_hangup};
 use crate::instance::{Instance, InstanceError, ServerConfig, install_metrics};
+use crate::systemd::Notifier;
 
 /// Arguments of `polyraft node`.
 #[derive(Debug, Args)]
@@ -22,10 +23,12 @@ pub struct NodeArgs {
 
 pub(super) async fn run(args: NodeArgs) -> Result<(), CommandError> {
     let mut signals = StopSignals::new()?;
+    let notifier = Notifier::from_env()?;
     let config = NodeConfig::from_toml_file(&args.config).map_err(InstanceError::from)?;
     let server: ServerConfig = config.server_section().map_err(InstanceError::from)?;
     let token = args.chaos.token()?;
     let instance = Instance::start(config, server, install_metrics()?, token).await?;
+    reload_certificates_on_hangup(instance.node().clone())?;
     tracing::info!(
         node = instance.node().id().get(),
         cluster = instance.node().cluster(),
@@ -34,7 +37,11 @@ pub(super) async fn run(args: NodeArgs) -> Result<(), CommandError> {
         admin = %instance.admin_address(),
         "serving"
     );
-    signals.next().await;
+    tokio::select! {
+        () = signals.next() => {}
+        never = notifier.tell_while_serving(&instance) => match never {},
+    }
+    notifier.tell_stopping();
     tracing::info!("stopping; once more forces it");
     signals.force_from_now_on();
     instance.stop().await;

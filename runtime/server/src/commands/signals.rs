@@ -1,5 +1,6 @@
-//! Ctrl-C and SIGTERM: the first asks to stop, the second forces it.
+//! Ctrl-C and SIGTERM: the first asks to stop, the second forces it. SIGHUP: read the certificates again.
 
+use polyraft::Node;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::CommandError;
@@ -11,6 +12,20 @@ const FORCED: i32 = 130;
 pub(super) struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
+}
+
+/// From now on each SIGHUP has `node` read its certificate files again; what becomes of it is logged
+/// and in its status.
+pub(super) fn reload_certificates_on_hangup(node: Node) -> Result<(), CommandError> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(CommandError::Signals)?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let node = node.clone();
+            // Files: not on a thread that serves. A refusal is logged where it is handled.
+            let _ = tokio::task::spawn_blocking(move || node.reload_certificates()).await;
+        }
+    });
+    Ok(())
 }
 
 impl StopSignals {

@@ -14,6 +14,7 @@ mod cluster;
 mod keyspaces;
 mod kv;
 mod maintenance;
+mod request_figures;
 mod routes;
 mod statuses;
 mod validate;

@@ -1,6 +1,7 @@
 //! The gRPC routes: what is served, and a plain refusal of everything else.
 
 use axum::http::Uri;
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use tonic::Status;
 use tonic::body::Body;
@@ -10,6 +11,7 @@ use super::cluster::ClusterService;
 use super::keyspaces::Keyspaces;
 use super::kv::KvService;
 use super::maintenance::MaintenanceService;
+use super::request_figures::{self, RequestFigures};
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
@@ -28,7 +30,8 @@ pub fn routes(keyspaces: Keyspaces) -> Routes {
     let served = Routes::new(kv)
         .add_service(ClusterServer::new(ClusterService(keyspaces.clone())))
         .add_service(MaintenanceServer::new(MaintenanceService(keyspaces)));
-    Routes::from(served.into_axum_router().fallback(not_served))
+    let counted = from_fn_with_state(RequestFigures::new(), request_figures::count);
+    Routes::from(served.into_axum_router().fallback(not_served).layer(counted))
 }
 
 async fn not_served(uri: Uri) -> impl IntoResponse {
