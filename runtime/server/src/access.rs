@@ -11,7 +11,7 @@
 //! even that. Tokens are read once, at the start. Callers without a token that counts are answered 401,
 //! those whose token allows too little 403, and both are told which role they need.
 //!
-//! Not here: tokens themselves ([`crate::access_token`]); what is written down ([`crate::audit_log`]);
+//! Not here: tokens themselves ([`crate::access_token`]); what is written down (`audit_log`);
 //! transport security: put TLS in front of an interface that leaves the machine.
 
 use std::net::SocketAddr;
