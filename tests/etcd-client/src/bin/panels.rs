@@ -112,7 +112,6 @@ const PHASES: [(&str, Trouble); 18] = [
     ("expiring certificate", Trouble::ExpiringCertificate(1)),
     ("spoiled certificate", Trouble::SpoiledCertificate(0)),
     ("disk lost", Trouble::Wiped(2)),
-    ("disk damaged", Trouble::Damaged(2)),
     (
         "group dies",
         Trouble::Together(&[
@@ -120,6 +119,9 @@ const PHASES: [(&str, Trouble); 18] = [
             Trouble::Broken(&[2], r#"{"kind":"disk","store":"log","error":"eio"}"#),
         ]),
     ),
+    // Last, and not ended: this journal is so small that the damaged record may have been collected by
+    // then, and a group that lost one stays quarantined.
+    ("disk damaged", Trouble::Damaged(2)),
 ];
 
 #[tokio::main]
@@ -144,7 +146,7 @@ async fn run() -> Result<bool, Box<dyn Error>> {
     let prometheus = Prometheus::start(&dir.join("prometheus"), &targets, &[rules]).await?;
     prometheus.wait_until_up(targets.len()).await?;
     tokio::time::sleep(RANGE / 2).await;
-    for (phase, trouble) in PHASES {
+    for (at, (phase, trouble)) in PHASES.into_iter().enumerate() {
         println!("phase {phase}: {} of {} queries open", panels.open(), panels.asked.len());
         trouble.begin(&mut stage).await?;
         let until = Instant::now() + settle;
@@ -152,7 +154,9 @@ async fn run() -> Result<bool, Box<dyn Error>> {
             panels.look(&prometheus, phase).await?;
             tokio::time::sleep(LOOK_PAUSE).await;
         }
-        trouble.end(&mut stage).await?;
+        if at + 1 < PHASES.len() {
+            trouble.end(&mut stage).await?;
+        }
     }
     print!("{}", panels.table());
     let failed = panels.failures();
