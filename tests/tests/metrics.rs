@@ -329,12 +329,19 @@ async fn fill_a_link(cluster: &Cluster, scraper: &mut Scraper) {
     cluster.wait_for_leaders().await;
 }
 
-/// Both workers of this runtime are held, and tasks are given to it.
+/// Both workers of this runtime are held, and only then tasks are given to it: before, a worker might
+/// have taken them along to a queue of its own.
 async fn hold_the_runtime(scraper: &mut Scraper) {
     let mut tasks = JoinSet::new();
+    let (held, is_held) = std::sync::mpsc::channel();
     for _ in 0..2 {
-        tasks.spawn(async { block_for(Duration::from_secs(2)) });
+        let held = held.clone();
+        tasks.spawn(async move {
+            held.send(()).expect("it is waited for");
+            block_for(Duration::from_secs(2));
+        });
     }
+    (0..2).for_each(|_| is_held.recv().expect("both are spawned"));
     for _ in 0..100 {
         tasks.spawn(async {});
     }
