@@ -74,7 +74,8 @@ async fn accept_one(shared: &Shared, incoming: Incoming) -> Result<(), Refusal> 
             if let Err(refusal) = admit(shared.register.clone(), link.peer, candidate.mark).await {
                 return refuse(refusal);
             }
-            if link.candidates.try_send(candidate).is_err() {
+            // Its streams live until it is closed: their end alone would look like a violation.
+            if let Err(_unsent) = link.candidates.try_send(candidate) {
                 CloseCode::Duplicate.close(&connection, "many connections at once");
             }
             Ok(())

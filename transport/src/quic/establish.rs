@@ -15,7 +15,7 @@ use polyraft_core::ids::NodeId;
 use polyraft_core::peer_data::{DataMark, ForeignData, PeerRegister};
 use polyraft_core::ports::Lane;
 use quinn::crypto::rustls::HandshakeData;
-use quinn::{Connection, ConnectionError, ReadExactError, RecvStream, SendStream};
+use quinn::{Connection, ConnectionError, ReadExactError, RecvStream, SendStream, WriteError};
 
 use super::refusal::Refusal;
 use super::tie_break::Origin;
@@ -61,7 +61,10 @@ pub(super) async fn establish(
             hello.extend_from_slice(&mark.incarnation.to_be_bytes());
             hello.extend_from_slice(&round.to_be_bytes());
         }
-        send.write_all(&hello).await.map_err(|_| EstablishError::Refused(Refusal::LaneClosed))?;
+        send.write_all(&hello).await.map_err(|error| match error {
+            WriteError::ConnectionLost(lost) => lost.into(),
+            _ => EstablishError::Refused(Refusal::LaneClosed),
+        })?;
         sends.push(send);
     }
     let mut receives: [Option<RecvStream>; STREAMS] = Default::default();

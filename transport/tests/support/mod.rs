@@ -78,8 +78,10 @@ impl QuicNode {
         counts.into_iter().find(|(reason, _)| *reason == why).unwrap().1
     }
 
-    pub fn refused_in_all(&self) -> u64 {
-        self.transport.handshake_failures().into_iter().map(|(_, count)| count).sum()
+    /// The reasons for which somebody was refused, each with how often.
+    pub fn refusals(&self) -> Vec<(Refusal, u64)> {
+        let counts = self.transport.handshake_failures();
+        counts.into_iter().filter(|(_, count)| *count > 0).collect()
     }
 
     pub fn connected(&self, peer: u64) -> bool {
