@@ -18,6 +18,7 @@ use crate::applier::Query;
 use crate::apply_bench::{ApplyBench, ApplyFault};
 use crate::clock::Clock;
 use crate::group::record_stage;
+use crate::metric_catalogue::Stage;
 use crate::proposal::CommittedEntry;
 
 /// One turn of one group on a worker.
@@ -101,7 +102,7 @@ impl ApplySlice {
                     waiters.resolve(entry.index, entry.term, responses);
                     failpoint::pass(Step::ReplySent);
                     if let Some(took) = took {
-                        record_stage("applied", took);
+                        record_stage(Stage::Applied, took);
                     }
                 }
             }

@@ -40,6 +40,7 @@ use crate::guard::{DownGuard, killable};
 use crate::log_writer::{Append, AppendPersisted, StoreKind, note_damage};
 use crate::log_writer_progress::LogWriterProgress;
 use crate::mailbox::{ActorKind, Offer, Turn, deliver_fact, messages, offer};
+use crate::metric_catalogue::Stage;
 use crate::peer_link::SendEnvelopes;
 use crate::proposal::{BatchWaiters, CommittedEntry};
 use crate::stage_clock::StageClock;
@@ -331,7 +332,7 @@ impl Group {
         let mut entries = Vec::with_capacity(committed.len());
         for Committed { entry, waiter } in committed {
             if let Some(took) = waiter.as_ref().and(self.stages.committed(entry.index, now)) {
-                record_stage("committed", took);
+                record_stage(Stage::Committed, took);
             }
             let waiters = waiter.map(|waiters| waiters.reached(now));
             entries.push(CommittedEntry { entry, waiters });
@@ -369,8 +370,9 @@ impl Group {
 }
 
 /// One batch that was proposed here has reached `stage`, so long after the one before.
-pub(crate) fn record_stage(stage: &'static str, took: Duration) {
-    metrics::histogram!("polyraft_proposal_stage_duration_seconds", "stage" => stage).record(took);
+pub(crate) fn record_stage(stage: Stage, took: Duration) {
+    metrics::histogram!("polyraft_proposal_stage_duration_seconds", "stage" => stage.as_str())
+        .record(took);
 }
 
 fn record_reads(rounds: u64, confirmed: Option<&ReadWaiter>, now: Moment) {
@@ -477,7 +479,7 @@ impl Handler<Submit> for Group {
         match self.replica.propose(batch, waiters) {
             Ok(()) => {
                 if let Some(waited) = waited {
-                    record_stage("submitted", waited);
+                    record_stage(Stage::Submitted, waited);
                 }
                 self.touched(ctx);
             }
@@ -510,7 +512,7 @@ impl Handler<AppendPersisted> for Group {
         if persisted.incarnation == self.incarnation {
             failpoint::pass(Step::AppendPersisted);
             for took in self.stages.persisted(persisted.upto, self.ports.clock.now()) {
-                record_stage("persisted", took);
+                record_stage(Stage::Persisted, took);
             }
             self.replica.on_persisted(persisted.upto);
             self.touched(ctx);

@@ -181,38 +181,45 @@ const FLUSH: Label = label("reason", &["count", "bytes", "linger", "idle", "off"
 const HANDSHAKE: Label = label("reason", &HANDSHAKE_FAILURES);
 const HEALTH: Label = label("health", &["healthy", "restarting", "faulted", "stopped"]);
 const LANE: Label = label("lane", &["control", "append", "request"]);
-const METHOD: Label = label("method", &["Range", "Put", "DeleteRange", "Txn", "Compact", "other"]);
+const METHOD: Label = label("method", &REQUEST_METHODS);
 const PEER: Label = Label { name: "peer", values: Values::Bounded("node ids of the other nodes") };
 const PLACE: Label = Label { name: "place", values: Values::Bounded("watched kinds of threads") };
 const REFUSED: Label =
     label("reason", &["invalid", "apply_backlog_full", "disk_backlog_full", "raft"]);
 const RELOAD: Label = label("outcome", &["ok", "failed"]);
 const ROLE: Label = label("role", &["follower", "pre_candidate", "candidate", "leader"]);
-const STAGE: Label = label("stage", &["submitted", "persisted", "committed", "applied"]);
-const STORE: Label = label("store", &["log", "state"]);
-const VERSION: Label = Label { name: "version", values: Values::Bounded("one: the running one's") };
-/// How proposals end, as their callers see it.
-const PROPOSED: Label = label(
-    "outcome",
+const PROPOSED: Label = label("outcome", &PROPOSAL_OUTCOMES);
+const READ: Label = label("outcome", &READ_OUTCOMES);
+const STAGE: Label = label(
+    "stage",
     &[
-        "applied",
-        "not_leader",
-        "overloaded",
-        "expired",
-        "too_large",
-        "batch_length",
-        "superseded",
-        "unknown",
-        "timed_out",
-        "faulted",
-        "stopped",
+        Stage::Submitted.as_str(),
+        Stage::Persisted.as_str(),
+        Stage::Committed.as_str(),
+        Stage::Applied.as_str(),
     ],
 );
+const STORE: Label = label("store", &["log", "state"]);
+const VERSION: Label = Label { name: "version", values: Values::Bounded("one: the running one's") };
+/// How proposals end, as their callers see it: that of an error is its name.
+pub const PROPOSAL_OUTCOMES: [&str; 11] = [
+    "applied",
+    "not_leader",
+    "overloaded",
+    "expired",
+    "too_large",
+    "batch_length",
+    "superseded",
+    "unknown",
+    "timed_out",
+    "faulted",
+    "stopped",
+];
 /// How reads end, as their callers see it.
-const READ: Label = label(
-    "outcome",
-    &["answered", "timed_out", "overloaded", "query_failed", "faulted", "stopped"],
-);
+pub const READ_OUTCOMES: [&str; 6] =
+    ["answered", "timed_out", "overloaded", "query_failed", "faulted", "stopped"];
+/// Methods of etcd's API with series of their own; the last is every other one.
+pub const REQUEST_METHODS: [&str; 6] = ["Range", "Put", "DeleteRange", "Txn", "Compact", "other"];
 /// gRPC's status codes, by number.
 pub const GRPC_CODES: [&str; 17] = [
     "OK",

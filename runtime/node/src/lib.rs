@@ -82,6 +82,7 @@ pub use group_handle::{Applied, AppliedBatch, GroupHandle};
 pub use node::Node;
 pub use node_error::{CreateGroupError, ReloadError, StartError};
 pub use node_status::{CertificateStatus, LogWriterStatus, NodeStatus};
+pub use polyraft_actors::metric_catalogue;
 pub use polyraft_core::entry::{Configuration, Member};
 pub use polyraft_core::error::{ProposeError, ReadError};
 #[cfg(feature = "failpoints")]

@@ -20,7 +20,7 @@ use polyraft_actors::node_parts::NodeParts;
 use polyraft_actors::supervisor::CreateAndStart;
 use polyraft_core::entry::{Configuration, Member};
 use polyraft_core::ids::{GroupId, NodeId, ReplicaId};
-use polyraft_core::ports::{GroupAppend, GroupIdentity, PeerAddress, Transport};
+use polyraft_core::ports::{GroupAppend, GroupIdentity, LinkStatus, PeerAddress, Transport};
 use polyraft_core::state_machine::StateMachine;
 use polyraft_core::status::Role;
 use polyraft_storage::lmdb::LmdbTable;
@@ -191,13 +191,12 @@ impl Node {
 
     /// What the node says about itself. Never waits for an actor or a disk (RT-7).
     pub fn status(&self) -> NodeStatus {
-        let Inner { parts, transport, tables, certificates, .. } = &*self.inner;
+        let Inner { parts, transport, certificates, .. } = &*self.inner;
         let progress = &parts.log_progress;
-        let failures = transport.handshake_failures().into_iter();
         NodeStatus {
             node: parts.node,
             cluster: self.cluster().to_owned(),
-            peers: parts.transport.link_status(),
+            peers: self.links(),
             groups: parts.directory.groups().iter().map(|(_, cell)| cell.status()).collect(),
             log_writer: LogWriterStatus {
                 commits: progress.commits(),
@@ -205,11 +204,32 @@ impl Node {
                 in_commit_for: progress.in_commit_for(parts.clock.now()),
                 is_full: progress.is_full(),
             },
-            storage_bytes: tables.iter().filter_map(|t| t.file_bytes().ok()).sum(),
-            handshake_failures: failures.map(|(reason, n)| (reason.label(), n)).collect(),
+            storage_bytes: self.storage_bytes(),
+            handshake_failures: self.handshake_failures(),
             certificates: certificates.status(transport),
-            storage_failure: parts.storage_failure().map(str::to_owned),
+            storage_failure: self.storage_failure(),
         }
+    }
+
+    /// The part of [`Node::status`] about links to other nodes, ascending; whatever the groups.
+    pub fn links(&self) -> Vec<LinkStatus> {
+        self.inner.parts.transport.link_status()
+    }
+
+    /// The part of [`Node::status`] about refused handshakes, by reason.
+    pub fn handshake_failures(&self) -> Vec<(&'static str, u64)> {
+        let failures = self.inner.transport.handshake_failures().into_iter();
+        failures.map(|(reason, count)| (reason.label(), count)).collect()
+    }
+
+    /// The part of [`Node::status`] about the size of both environments on disk, in bytes.
+    pub fn storage_bytes(&self) -> u64 {
+        self.inner.tables.iter().filter_map(|table| table.file_bytes().ok()).sum()
+    }
+
+    /// The part of [`Node::status`] about a store that has failed.
+    pub fn storage_failure(&self) -> Option<String> {
+        self.inner.parts.storage_failure().map(str::to_owned)
     }
 
     /// How long the slowest of the node's threads that must never block has not answered: a few

@@ -96,8 +96,7 @@ impl EventWatch {
     }
 
     fn look_at_node(&mut self, seen: &mut Vec<Happening>) {
-        let status = self.node.status();
-        for link in status.peers {
+        for link in self.node.links() {
             let told = tell_link(self.links.get(&link.peer), &link);
             let peer = Some(link.peer.get());
             seen.extend(told.into_iter().map(|(kind, text)| Happening {
@@ -109,14 +108,16 @@ impl EventWatch {
             self.links.insert(link.peer, link);
         }
         let of_node = |kind, text| Happening { kind, group: None, peer: None, text };
-        for (reason, count) in status.handshake_failures {
+        for (reason, count) in self.node.handshake_failures() {
             let before = self.refusals.insert(reason, count).unwrap_or(0);
             if count > before {
                 let text = format!("{} connections refused: {reason}", count - before);
                 seen.push(of_node(EventKind::LinkRefused, text));
             }
         }
-        if let Some(failure) = status.storage_failure.filter(|_| !self.storage_failed) {
+        if !self.storage_failed
+            && let Some(failure) = self.node.storage_failure()
+        {
             self.storage_failed = true;
             seen.push(of_node(EventKind::StorageFailed, failure));
         }

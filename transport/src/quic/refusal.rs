@@ -1,14 +1,12 @@
 //! Why connections are refused: typed, counted, and logged by sample (TR-6, TR-7, OB-5).
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
+use polyraft_core::log_tally::LogTally;
+use polyraft_core::time::Moment;
 use quinn::{ConnectionError, TransportErrorCode};
-
-/// The same reason is logged at most this often; what was left out is counted.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// TLS alerts that name their cause (RFC 8446, section 6).
 const ALERT_ACCESS_DENIED: u8 = 49;
@@ -124,40 +122,25 @@ impl Refusal {
 /// Counts refusals and logs a sample of them.
 #[derive(Debug)]
 pub(super) struct Refusals {
-    tallies: Mutex<Vec<Tally>>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Tally {
-    count: u64,
-    logged_count: u64,
-    logged_at: Option<Instant>,
-}
-
-impl Tally {
-    /// Counts one; how many this log line stands for, or `None` if it is not to be logged.
-    fn add(&mut self, now: Instant) -> Option<u64> {
-        self.count += 1;
-        if self.logged_at.is_some_and(|at| now.duration_since(at) < LOG_INTERVAL) {
-            return None;
-        }
-        self.logged_at = Some(now);
-        Some(self.count - std::mem::replace(&mut self.logged_count, self.count))
-    }
+    began: Instant,
+    counts: Vec<AtomicU64>,
+    tallies: Vec<LogTally>,
 }
 
 impl Default for Refusals {
     fn default() -> Self {
-        Self { tallies: Mutex::new(vec![Tally::default(); Refusal::ALL.len()]) }
+        let (mut counts, mut tallies) = (Vec::new(), Vec::new());
+        counts.resize_with(Refusal::ALL.len(), AtomicU64::default);
+        tallies.resize_with(Refusal::ALL.len(), LogTally::default);
+        Self { began: Instant::now(), counts, tallies }
     }
 }
 
 impl Refusals {
     pub(super) fn record(&self, refusal: Refusal, remote: Option<SocketAddr>) {
-        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        let logged = tallies[refusal as usize].add(Instant::now());
-        drop(tallies);
-        if let Some(since_last_line) = logged {
+        self.counts[refusal as usize].fetch_add(1, Relaxed);
+        let now = Moment::new(self.began.elapsed());
+        if let Some(since_last_line) = self.tallies[refusal as usize].add(now) {
             let remote = remote.map(tracing::field::display);
             tracing::warn!(reason = refusal.label(), remote, since_last_line, "connection refused");
         }
@@ -165,25 +148,14 @@ impl Refusals {
 
     /// Every reason with its count, in order of declaration.
     pub(super) fn counts(&self) -> Vec<(Refusal, u64)> {
-        let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        Refusal::ALL.iter().zip(tallies.iter()).map(|(why, tally)| (*why, tally.count)).collect()
+        let counts = self.counts.iter().map(|count| count.load(Relaxed));
+        Refusal::ALL.iter().copied().zip(counts).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_storm_is_logged_once_per_interval_and_fully_counted() {
-        let mut tally = Tally::default();
-        let start = Instant::now();
-        assert_eq!(tally.add(start), Some(1));
-        assert_eq!(tally.add(start + LOG_INTERVAL / 2), None);
-        assert_eq!(tally.add(start + LOG_INTERVAL / 2), None);
-        assert_eq!(tally.add(start + LOG_INTERVAL), Some(3));
-        assert_eq!(tally.count, 4);
-    }
 
     #[test]
     fn each_reason_has_its_own_count_and_label() {

@@ -39,9 +39,8 @@ impl Cluster for ClusterService {
 
 /// The replicas of a keyspace as etcd's members: a member is a node.
 fn members(keyspaces: &Keyspaces, configuration: &Configuration) -> Vec<Member> {
-    let links = keyspaces.node().status().peers;
-    let addresses: BTreeMap<NodeId, String> =
-        links.into_iter().map(|link| (link.peer, link.address)).collect();
+    let links = keyspaces.node().links().into_iter();
+    let addresses: BTreeMap<NodeId, String> = links.map(|link| (link.peer, link.address)).collect();
     let member = |replica: &polyraft::Member| {
         let (node, address) = (replica.node, addresses.get(&replica.node));
         Member {

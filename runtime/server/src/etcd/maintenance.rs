@@ -41,7 +41,7 @@ impl Maintenance for MaintenanceService {
     ) -> Result<Response<StatusResponse>, Status> {
         let keyspace = self.0.pick(request.metadata())?;
         let header = keyspace.header(Some(position(&keyspace).await?));
-        let storage_bytes = self.0.node().status().storage_bytes;
+        let storage_bytes = self.0.node().storage_bytes();
         let response = status_response(&keyspace.group().status(), storage_bytes);
         Ok(Response::new(StatusResponse { header, ..response }))
     }

@@ -13,30 +13,11 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use metrics::{Counter, Histogram};
+use polyraft::metric_catalogue::{GRPC_CODES as CODES, REQUEST_METHODS as METHODS};
 
-/// Methods with series of their own.
-const METHODS: [&str; 6] = ["Range", "Put", "DeleteRange", "Txn", "Compact", OTHER];
-const OTHER: &str = "other";
-/// gRPC's status codes, by number.
-const CODES: [&str; 17] = [
-    "OK",
-    "Canceled",
-    "Unknown",
-    "InvalidArgument",
-    "DeadlineExceeded",
-    "NotFound",
-    "AlreadyExists",
-    "PermissionDenied",
-    "ResourceExhausted",
-    "FailedPrecondition",
-    "Aborted",
-    "OutOfRange",
-    "Unimplemented",
-    "Internal",
-    "Unavailable",
-    "DataLoss",
-    "Unauthenticated",
-];
+/// The last of the methods: every one that has no series of its own.
+const OTHER: &str = METHODS[METHODS.len() - 1];
+/// The code of what cannot be told.
 const UNKNOWN: usize = 2;
 
 /// Where the figures go.
