@@ -10,11 +10,14 @@
 //!
 //! Promise: entries are applied in index order, each once per state. Conf entries and no-ops advance
 //! the index and never reach the machine (AP-6). A fault leaves the applied index behind, and the
-//! bench must then be dropped: its buffer may hold half an entry.
+//! bench must then be dropped: its buffer may hold half an entry. A damaged row that a machine meets
+//! is counted, and ends what met it, whatever the machine makes of the error (ST-7): nothing is
+//! answered that may rest on it.
 //!
 //! The time that a machine sees never falls (AP-3): the last one is part of the state, under a key
 //! that the machine cannot reach, so that replicas, replays and restarts agree on it.
 
+use std::cell::RefCell;
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -23,10 +26,12 @@ use polyraft_core::entry::{EntryKind, LogEntry};
 use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, LogIndex};
 use polyraft_core::limits::STATE_KEY_RESERVED;
-use polyraft_core::ports::GroupState;
+use polyraft_core::ports::{GroupState, StorageError};
 use polyraft_core::state_machine::{
     ApplyContext, ApplyError, Response, State, StateError, StateMachine,
 };
+
+use crate::log_writer::{StoreKind, note_damage};
 
 /// Holds the last entry's time, in milliseconds, big-endian.
 const TIME_KEY: &[u8] = &[STATE_KEY_RESERVED, b't'];
@@ -58,6 +63,21 @@ pub enum ApplyFault {
     /// The machine's own storage could not be made durable.
     #[error("the state machine cannot persist")]
     Persist(#[source] ApplyError),
+    /// A row of the state is not what was written.
+    #[error("the state is damaged: {0}")]
+    Damaged(#[source] StorageError),
+}
+
+/// Why a query has no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueryError {
+    /// The machine refused it.
+    #[error("the state machine cannot answer")]
+    Machine(#[source] ApplyError),
+    /// It met a damaged row: the group must be faulted and the bench dropped.
+    #[error("the state is damaged: {0}")]
+    Damaged(#[source] StorageError),
 }
 
 /// One group's machine over its state.
@@ -73,7 +93,7 @@ pub struct ApplyBench {
 impl ApplyBench {
     /// Puts a machine on its state. [`ApplyBench::open`] comes next, where blocking is allowed.
     pub fn new(group: GroupId, machine: Box<dyn StateMachine>, state: Box<dyn GroupState>) -> Self {
-        let state = MachineState { state, is_read_only: false };
+        let state = MachineState { state, is_read_only: false, damage: RefCell::default() };
         Self { group, machine, state, time_ms: 0, own_durable: None }
     }
 
@@ -82,7 +102,12 @@ impl ApplyBench {
     /// # Errors
     /// The group must be faulted.
     pub fn open(&mut self) -> Result<(), ApplyFault> {
-        let stored = self.state.state.get(TIME_KEY)?;
+        let opened = self.open_machine();
+        self.unless_damaged(opened)
+    }
+
+    fn open_machine(&mut self) -> Result<(), ApplyFault> {
+        let stored = self.state.noted(self.state.state.get(TIME_KEY))?;
         self.time_ms =
             stored.and_then(|v| Some(u64::from_be_bytes(v[..].try_into().ok()?))).unwrap_or(0);
         self.machine.open(&self.state).map_err(ApplyFault::Open)?;
@@ -146,7 +171,8 @@ impl ApplyBench {
         // Ends the unit of work before, so that no rollback reaches behind this entry.
         self.begin();
         let is_batch = entry.kind == EntryKind::Normal && !entry.data.is_empty();
-        let responses = if is_batch { self.apply_batch(entry)? } else { Vec::new() };
+        let responses = if is_batch { self.apply_batch(entry) } else { Ok(Vec::new()) };
+        let responses = self.unless_damaged(responses)?;
         self.state.state.set_applied(entry.index, entry.term);
         Ok(responses)
     }
@@ -154,9 +180,18 @@ impl ApplyBench {
     /// Answers a query from the applied state.
     ///
     /// # Errors
-    /// The machine's own.
-    pub fn query(&self, query: &[u8]) -> Result<Bytes, ApplyError> {
-        self.machine.query(&self.state, query)
+    /// The machine's own, or damage that it met.
+    pub fn query(&self, query: &[u8]) -> Result<Bytes, QueryError> {
+        let answer = self.machine.query(&self.state, query);
+        match self.state.damage.take() {
+            Some(damage) => Err(QueryError::Damaged(damage)),
+            None => answer.map_err(QueryError::Machine),
+        }
+    }
+
+    /// `result`, unless damage was met on the way to it.
+    fn unless_damaged<T>(&self, result: Result<T, ApplyFault>) -> Result<T, ApplyFault> {
+        self.state.damage.take().map_or(result, |damage| Err(ApplyFault::Damaged(damage)))
     }
 
     fn apply_batch(&mut self, entry: &LogEntry) -> Result<Vec<Response>, ApplyFault> {
@@ -278,9 +313,23 @@ struct MachineState {
     state: Box<dyn GroupState>,
     /// For machines with storage of their own.
     is_read_only: bool,
+    /// What a read met, as the machine may not pass it on.
+    damage: RefCell<Option<StorageError>>,
 }
 
 impl MachineState {
+    /// Counts and remembers the damage that a read met, if any.
+    fn noted<T>(&self, read: Result<T, StateError>) -> Result<T, StateError> {
+        if let Err(StateError::Storage(error)) = &read
+            && let StorageError::Corrupt { group, what } = error
+        {
+            note_damage(StoreKind::State, error);
+            let damage = StorageError::Corrupt { group: *group, what: what.clone() };
+            self.damage.replace(Some(damage));
+        }
+        read
+    }
+
     fn check_write(&self, key: &[u8]) -> Result<(), StateError> {
         match is_reserved(key) {
             true => Err(StateError::ReservedKey),
@@ -296,7 +345,7 @@ fn is_reserved(key: &[u8]) -> bool {
 
 impl State for MachineState {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        if is_reserved(key) { Ok(None) } else { self.state.get(key) }
+        if is_reserved(key) { Ok(None) } else { self.noted(self.state.get(key)) }
     }
 
     fn put(&mut self, key: &[u8], value: Bytes) -> Result<(), StateError> {
@@ -316,7 +365,8 @@ impl State for MachineState {
         reverse: bool,
         visit: &mut dyn FnMut(&[u8], &Bytes) -> bool,
     ) -> Result<(), StateError> {
-        self.state.scan(from, to, reverse, &mut |key, value| is_reserved(key) || visit(key, value))
+        let visit = &mut |key: &[u8], value: &Bytes| is_reserved(key) || visit(key, value);
+        self.noted(self.state.scan(from, to, reverse, visit))
     }
 }
 

@@ -96,7 +96,8 @@ fn time_never_falls_not_even_after_a_restart() {
 
 #[test]
 fn the_runtimes_keys_are_out_of_reach() {
-    let mut state = MachineState { state: Box::new(FakeState::empty(GROUP)), is_read_only: false };
+    let mut bench = bench();
+    let state = &mut bench.state;
     state.state.put(TIME_KEY, Bytes::from_static(b"12345678")).expect("the runtime may");
     assert!(matches!(state.put(TIME_KEY, Bytes::new()), Err(StateError::ReservedKey)));
     assert!(matches!(state.delete(TIME_KEY), Err(StateError::ReservedKey)));
@@ -112,6 +113,74 @@ fn faults_do_not_advance() {
     let unknown = bench.apply(&batch_entry(1, 10, &[unit(false, &["dance"])]));
     assert!(matches!(unknown, Err(ApplyFault::Machine(ApplyError::Decode { .. }))));
     assert_eq!(bench.applied(), LogIndex::ZERO);
+}
+
+/// Takes any error for an absent row.
+struct Forgiving;
+
+impl Forgiving {
+    fn reads(state: &dyn State, key: &[u8]) -> Bytes {
+        let mut found = state.get(key).ok().flatten();
+        if key == b"all" {
+            let _ = state.scan(Bound::Unbounded, Bound::Unbounded, false, &mut |_, value| {
+                found = Some(value.clone());
+                true
+            });
+        }
+        found.unwrap_or_default()
+    }
+}
+
+impl StateMachine for Forgiving {
+    fn apply(
+        &mut self,
+        state: &mut dyn State,
+        _: &ApplyContext,
+        command: &[u8],
+    ) -> Result<Response, ApplyError> {
+        Ok(Response::Rejected(Self::reads(state, command)))
+    }
+
+    fn query(&self, state: &dyn State, query: &[u8]) -> Result<Bytes, ApplyError> {
+        Ok(Self::reads(state, query))
+    }
+}
+
+/// Goal: ST-7, nothing is answered from damaged state. Method: a machine that passes no error on reads
+/// a damaged row, alone and among others, in a query and in a command.
+#[test]
+fn damage_is_no_machines_to_forgive() {
+    let mut state = FakeState::empty(GROUP);
+    state.put(b"good", Bytes::from_static(b"value")).expect("a map");
+    state.damage(b"row");
+    let mut bench = ApplyBench::new(GROUP, Box::new(Forgiving), Box::new(state));
+    bench.open().expect("it reads nothing of the machine's");
+    for (index, met) in [&b"row"[..], b"all"].into_iter().enumerate() {
+        let answer = bench.query(met);
+        let is_named = |damage: &StorageError| damage.to_string().contains("damaged by the test");
+        assert!(
+            matches!(&answer, Err(QueryError::Damaged(damage)) if is_named(damage)),
+            "{answer:?}"
+        );
+        assert_eq!(bench.query(b"good").expect("it is whole"), "value");
+        let command = std::str::from_utf8(met).expect("text");
+        let applied = bench.apply(&batch_entry(1, index as u64, &[unit(false, &[command])]));
+        assert!(
+            matches!(&applied, Err(ApplyFault::Damaged(damage)) if is_named(damage)),
+            "{applied:?}"
+        );
+        assert_eq!(bench.applied(), LogIndex::ZERO);
+    }
+}
+
+/// Goal: the same of the runtime's own row. Method: the time is damaged when the bench opens.
+#[test]
+fn a_damaged_row_of_the_runtimes_faults_at_the_opening() {
+    let mut state = FakeState::empty(GROUP);
+    state.damage(TIME_KEY);
+    let mut bench = ApplyBench::new(GROUP, Box::new(Ledger::default()), Box::new(state));
+    let opened = bench.open();
+    assert!(matches!(opened, Err(ApplyFault::Damaged(_))), "{opened:?}");
 }
 
 #[test]

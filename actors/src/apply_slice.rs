@@ -9,13 +9,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use bytes::Bytes;
 use polyraft_core::error::{ProposeError, ReadError};
 use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, LogIndex};
-use polyraft_core::state_machine::ApplyError;
 
 use crate::applier::Query;
-use crate::apply_bench::{ApplyBench, ApplyFault};
+use crate::apply_bench::{ApplyBench, ApplyFault, QueryError};
 use crate::clock::Clock;
 use crate::group::record_stage;
 use crate::metric_catalogue::Stage;
@@ -70,7 +70,7 @@ impl ApplySlice {
         self.answer_queries();
         self.persist();
         if self.fault.is_some() {
-            self.give_up_entries();
+            self.give_up();
         }
     }
 
@@ -113,31 +113,42 @@ impl ApplySlice {
         }
     }
 
+    /// Those whose index was reached, until one meets damage.
     fn answer_queries(&mut self) {
-        let (group, reached) = (self.group, self.bench.applied());
-        let faulted = self.fault.is_some();
-        for query in std::mem::take(&mut self.queries) {
-            if !faulted && query.at_least > reached {
-                self.queries.push(query);
-                continue;
-            }
-            let answer = if faulted {
-                Err(ReadError::Faulted { group })
-            } else {
-                self.bench.query(&query.query).map_err(|error| refused(group, &error))
-            };
+        let reached = self.bench.applied();
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.queries).into_iter().partition(|q| q.at_least <= reached);
+        self.queries = later;
+        for query in due {
+            let answer = self.answer(&query.query);
             // The reader may have gone.
             let _ = query.reply.send(answer);
         }
     }
 
-    fn give_up_entries(&mut self) {
+    fn answer(&mut self, query: &[u8]) -> Result<Bytes, ReadError> {
+        let group = self.group;
+        if self.fault.is_some() {
+            return Err(ReadError::Faulted { group });
+        }
+        self.bench.query(query).map_err(|error| match error {
+            QueryError::Machine(error) => ReadError::Query { group, what: error.to_string() },
+            QueryError::Damaged(damage) => {
+                let what = damage.to_string();
+                self.fault = Some((self.bench.applied().next(), ApplyFault::Damaged(damage)));
+                ReadError::Damaged { group, what }
+            }
+        })
+    }
+
+    fn give_up(&mut self) {
+        let group = self.group;
         for waiters in self.entries.drain(..).filter_map(|committed| committed.waiters) {
-            waiters.fail_all(&ProposeError::Unknown { group: self.group });
+            waiters.fail_all(&ProposeError::Unknown { group });
+        }
+        for query in self.queries.drain(..) {
+            // The reader may have gone.
+            let _ = query.reply.send(Err(ReadError::Faulted { group }));
         }
     }
-}
-
-fn refused(group: GroupId, error: &ApplyError) -> ReadError {
-    ReadError::Query { group, what: error.to_string() }
 }

@@ -77,7 +77,11 @@ impl Handler<ApplyFailed> for FaultDesk {
 
     fn handle(&mut self, failed: ApplyFailed, _: &mut Self::Context) {
         let ApplyFailed { group, index, reason, .. } = failed;
-        quarantine(&self.parts, group, format!("entry {index} cannot be applied: {reason}"));
+        quarantine(
+            &self.parts,
+            group,
+            format!("applied up to {}, and no further: {reason}", index.prev()),
+        );
     }
 }
 

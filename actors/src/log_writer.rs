@@ -422,9 +422,14 @@ fn record_stats(stats: LogStats) {
 /// Counts damaged data that was met.
 pub(crate) fn note_damage(store: StoreKind, error: &StorageError) {
     if matches!(error, StorageError::Corrupt { .. }) {
-        metrics::counter!("polyraft_checksum_failures_total", "store" => store.as_str())
-            .increment(1);
+        count_damage(store, 1);
     }
+}
+
+/// Counts so much damaged data.
+pub(crate) fn count_damage(store: StoreKind, times: usize) {
+    metrics::counter!("polyraft_checksum_failures_total", "store" => store.as_str())
+        .increment(times as u64);
 }
 
 /// Whether a store has failed for good.

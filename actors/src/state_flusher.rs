@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::guard::{DownGuard, killable};
-use crate::log_writer::{StorageFailed, StoreKind, note_damage, record_failed};
+use crate::log_writer::{StorageFailed, StoreKind, count_damage, note_damage, record_failed};
 use crate::mailbox::{ActorKind, Turn, deliver_fact, messages};
 
 messages!(Flush, Flushed, OpenState, FlushQueued);
@@ -165,7 +165,8 @@ impl StateFlusher {
         let started = self.clock.now();
         let flushes: Vec<StateFlush> = batch.iter().map(|f| f.flush.clone()).collect();
         match self.store.flush(&flushes) {
-            Ok(()) => {
+            Ok(damaged) => {
+                note_mended(damaged);
                 let took = self.clock.now().since(started);
                 metrics::histogram!("polyraft_state_flush_duration_seconds").record(took);
                 let bytes = flushes.iter().map(write_bytes).sum::<usize>();
@@ -232,6 +233,14 @@ fn write_bytes(flush: &StateFlush) -> usize {
 fn refuse(queued: Queued) {
     if let Queued::Open(open) = queued {
         let _ = open.reply.send(Err(StorageError::Poisoned));
+    }
+}
+
+/// The state lost nothing, but its disk lies.
+fn note_mended(damaged: usize) {
+    if damaged > 0 {
+        tracing::error!(damaged, "applied indexes were damaged on the disk, and are written anew");
+        count_damage(StoreKind::State, damaged);
     }
 }
 

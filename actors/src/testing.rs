@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::marker::PhantomData;
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
@@ -101,7 +101,7 @@ impl StateStore for FakeStateStore {
         Ok(Box::new(FakeState::over(group, base)))
     }
 
-    fn flush(&self, flushes: &[StateFlush]) -> Result<(), StorageError> {
+    fn flush(&self, flushes: &[StateFlush]) -> Result<usize, StorageError> {
         if let Some(error) = self.failures.lock().expect("not poisoned").pop_front() {
             return Err(error);
         }
@@ -117,7 +117,7 @@ impl StateStore for FakeStateStore {
             }
         }
         self.flushes.fetch_add(1, SeqCst);
-        Ok(())
+        Ok(0)
     }
 }
 
@@ -130,6 +130,7 @@ pub struct FakeState {
     undo: Vec<(Bytes, Option<Bytes>)>,
     active: BTreeMap<Bytes, Option<Bytes>>,
     frozen: Option<LogIndex>,
+    damaged: Option<Bytes>,
 }
 
 impl FakeState {
@@ -147,7 +148,21 @@ impl FakeState {
             undo: Vec::new(),
             active: BTreeMap::new(),
             frozen: None,
+            damaged: None,
         }
+    }
+
+    /// From now on reading `key`, alone or among others, meets damage.
+    pub fn damage(&mut self, key: &[u8]) {
+        self.damaged = Some(Bytes::copy_from_slice(key));
+    }
+
+    fn check(&self, is_read: impl Fn(&[u8]) -> bool) -> Result<(), StateError> {
+        if self.damaged.as_ref().is_some_and(|key| is_read(key)) {
+            let what = "damaged by the test".into();
+            return Err(StorageError::Corrupt { group: self.group, what }.into());
+        }
+        Ok(())
     }
 
     fn write(&mut self, key: &[u8], value: Option<Bytes>) {
@@ -163,6 +178,7 @@ impl FakeState {
 
 impl State for FakeState {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        self.check(|damaged| damaged == key)?;
         Ok(self.values.get(key).cloned())
     }
 
@@ -188,7 +204,7 @@ impl State for FakeState {
                 break;
             }
         }
-        Ok(())
+        self.check(|damaged| RangeBounds::<[u8]>::contains(&(from, to), damaged))
     }
 }
 

@@ -42,6 +42,9 @@ const PAGE_BYTES: u64 = 4096;
 const GROW_ATTEMPTS: u32 = 2_000;
 const GROW_PAUSE: Duration = Duration::from_millis(1);
 
+/// What a new environment writes and frees again, unless told otherwise.
+pub const PRESIZE_BYTES: usize = 32 << 20;
+
 /// A table of our own, after the caller's.
 const ADVANCE_TABLE: &str = "advance";
 
@@ -63,7 +66,7 @@ impl Default for LmdbOptions {
         Self {
             map_bytes: 64 << 30,
             map_bytes_max: 8 << 40,
-            presize_bytes: 32 << 20,
+            presize_bytes: PRESIZE_BYTES,
             readers_max: 1024,
         }
     }

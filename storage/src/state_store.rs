@@ -7,6 +7,8 @@
 //!
 //! Promise: a group's state and its applied index become durable together or not at all (AP-8);
 //! flushing a buffer again, or after a later one, changes nothing. Keys of two groups never meet.
+//! A row's checksum covers key and value: what is read is what was written, or `Corrupt` (ST-7).
+//! LMDB's own pages have none: a row whose key was damaged may be taken for absent.
 //! Not here: what the bytes mean; the log, which replays what a crash takes from the buffers.
 
 use std::collections::btree_map;
@@ -140,7 +142,7 @@ impl<T: TableStore> StateStore for TableStateStore<T> {
         }))
     }
 
-    fn flush(&self, flushes: &[StateFlush]) -> Result<(), StorageError> {
+    fn flush(&self, flushes: &[StateFlush]) -> Result<usize, StorageError> {
         let mut size = WriteSize::default();
         for flush in flushes {
             size.operations += flush.writes.len() as u64 + 1;
@@ -149,29 +151,34 @@ impl<T: TableStore> StateStore for TableStateStore<T> {
             });
             size.bytes += values.sum::<u64>();
         }
-        let mut value = Vec::new();
+        let (mut value, mut damaged) = (Vec::new(), 0);
         self.write(size, &mut |write| {
             failpoint::hit(Step::FlushStart)?;
-            flushes.iter().try_for_each(|flush| flush_group(write, flush, &mut value))?;
+            damaged = 0;
+            for flush in flushes {
+                damaged += usize::from(flush_group(write, flush, &mut value)?);
+            }
             Ok(failpoint::hit(Step::FlushInside)?)
         })?;
         failpoint::pass(Step::FlushCommitted);
-        Ok(())
+        Ok(damaged)
     }
 }
 
+/// Returns whether the applied row was damaged: it went bad after the group was opened on it, and is
+/// written anew, as all of it is known.
 fn flush_group(
     write: &mut dyn TableWrite,
     flush: &StateFlush,
     stored: &mut Vec<u8>,
-) -> Result<(), StorageError> {
+) -> Result<bool, StorageError> {
     let StateFlush { group, applied, applied_term, writes } = flush;
     let applied_key = group.get().to_be_bytes();
-    // A row that cannot be decoded went bad after the group was opened on it; it is rewritten whole.
-    let row = write.get(APPLIED, &applied_key)?.and_then(|row| decode_applied(*group, row).ok());
-    if matches!(row, Some(AppliedRow::Applied(durable, _)) if durable > *applied) {
-        return Ok(());
+    let row = write.get(APPLIED, &applied_key)?.map(|row| decode_applied(*group, row));
+    if matches!(row, Some(Ok(AppliedRow::Applied(durable, _))) if durable > *applied) {
+        return Ok(false);
     }
+    let is_damaged = matches!(row, Some(Err(_)));
     for (key, value) in writes.iter() {
         let key = FullKey::new(*group, key);
         match value {
@@ -185,7 +192,8 @@ fn flush_group(
         }
     }
     let row = encode_applied(*group, AppliedRow::Applied(*applied, *applied_term));
-    write.put(APPLIED, &applied_key, &row)
+    write.put(APPLIED, &applied_key, &row)?;
+    Ok(is_damaged)
 }
 
 /// One group's state: two buffers over the durable base.

@@ -220,6 +220,25 @@ fn every_flipped_bit_is_noticed() {
     assert_eq!(all(&*store.open(group(1)).unwrap()), pairs(&[("k", "value")]));
 }
 
+/// Goal: an applied row that goes bad under an open group is told of and mended. Method: damage it
+/// between two flushes.
+#[test]
+fn a_flush_tells_of_the_damaged_row_that_it_writes_anew() {
+    let disk = disk();
+    let store = TableStateStore::new(disk.clone());
+    let mut state = store.open(group(1)).unwrap();
+    let mut flush = |at| {
+        apply(&mut *state, at, &[("k", Some("value"))]);
+        let damaged = store.flush(&[state.freeze().unwrap()]).unwrap();
+        state.flushed();
+        damaged
+    };
+    assert_eq!(flush(1), 0);
+    assert!(disk.flip_bit(APPLIED, &1_u64.to_be_bytes(), 80));
+    assert_eq!((flush(2), flush(3)), (1, 0));
+    assert_eq!(store.open(group(1)).unwrap().applied().0, LogIndex::new(3));
+}
+
 /// One step of a random life of a state. Keys are one byte of eight, so that they meet often.
 #[derive(Debug, Clone)]
 enum Step {

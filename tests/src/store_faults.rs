@@ -206,7 +206,7 @@ impl StateStore for FaultyState {
         self.inner.open(group)
     }
 
-    fn flush(&self, flushes: &[StateFlush]) -> Result<(), StorageError> {
+    fn flush(&self, flushes: &[StateFlush]) -> Result<usize, StorageError> {
         self.faults.meet(Step::Flush, flushes[0].group)?;
         self.inner.flush(flushes)
     }

@@ -354,24 +354,14 @@ async fn hold_the_runtime(scraper: &mut Scraper) {
     tasks.join_all().await;
 }
 
-/// A node alone whose log's map takes little: proposals go on until it is full.
+/// A node alone whose log finds no room.
 async fn fill_a_log(scraper: &mut Scraper) {
-    let storage = StorageConfig { log_map_bytes: 2 << 20, ..StorageConfig::tiny() };
-    let limits = LimitsConfig {
-        catch_up_bytes: 1 << 10,
-        proposal_deadline: Duration::from_millis(500),
-        ..LimitsConfig::default()
-    };
-    let cluster = Cluster::start(Shape::new(1, 1).storage(storage).limits(limits)).await;
-    let group = cluster.group(1, 1);
-    let mut refused = false;
-    for _ in 0..200 {
-        refused |= group.propose(weight(64 << 10)).await.is_err();
-        if refused {
-            break;
-        }
-    }
-    assert!(refused, "12 MiB in a map of 2 MiB");
+    let limits =
+        LimitsConfig { proposal_deadline: Duration::from_millis(500), ..LimitsConfig::default() };
+    let cluster = Cluster::start(Shape::new(1, 1).limits(limits).with_chaos()).await;
+    let _end = inject(&cluster, 1, r#"{"kind":"disk","store":"log","full":true}"#);
+    let refused = cluster.group(1, 1).propose(add("no room for it")).await;
+    assert!(refused.is_err(), "acknowledged on a full disk");
     scraper.expect("a full log", &["polyraft_log_full", "polyraft_log_queue_appends"]).await;
 }
 

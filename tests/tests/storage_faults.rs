@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use polyraft::{GroupEvent, GroupId, Health, NodeId, ProposeError, StartError};
+use polyraft::{
+    GroupEvent, GroupId, Health, LimitsConfig, NodeId, ProposeError, StartError, StorageConfig,
+};
 use polyraft_core::message::{Body, Envelope};
 use polyraft_core::wire::decode_frame;
 use polyraft_storage::identity::IdentityError;
@@ -333,6 +335,22 @@ fn a_start_that_is_told_of_no_group_deletes_nothing() {
         }
         cluster.stop().await;
     });
+}
+
+/// Goal: what the configuration lets pass, starts. Method: a real node on the smallest maps, whose first
+/// start makes them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_starts_on_the_smallest_maps() {
+    let shape = Shape::new(1, 1).storage(StorageConfig::tiny()).limits(LimitsConfig::tiny());
+    let mut cluster = Cluster::prepare(shape, ledgers()).await;
+    cluster.try_start_node(1).await.expect("its first start").stop().await;
+    cluster.start_all().await;
+    for number in 0..100 {
+        cluster.group(1, 1).propose(command(number)).await.expect("a healthy group");
+    }
+    let rows = cluster.group(1, 1).read(Bytes::new()).await.expect("a healthy group");
+    assert_eq!(counts(&rows), Vec::from_iter((0..100).map(|number| (number, 1))));
+    cluster.stop_all().await;
 }
 
 /// Goal: ST-9. Method: give a node another's data directory, and then its own back.

@@ -147,6 +147,15 @@ pub enum ReadError {
         /// What the state machine said.
         what: String,
     },
+    /// The read met damage on this node's disk, for which the group is now faulted here. Retry at
+    /// another node.
+    #[error("group {group}: the state on this node is damaged: {what}")]
+    Damaged {
+        /// The group.
+        group: GroupId,
+        /// What is damaged, and the rule that it breaks.
+        what: String,
+    },
     /// The group is faulted on this node.
     #[error("group {group}: faulted on this node")]
     Faulted {
@@ -168,7 +177,7 @@ impl ReadError {
             Self::TimedOut { .. } => "timed_out",
             Self::Overloaded { .. } => "overloaded",
             Self::Query { .. } => "query_failed",
-            Self::Faulted { .. } => "faulted",
+            Self::Damaged { .. } | Self::Faulted { .. } => "faulted",
             Self::Stopped { .. } => "stopped",
         }
     }
@@ -276,6 +285,13 @@ mod tests {
     fn a_failed_query_says_what_the_machine_said() {
         let error = ReadError::Query { group: GROUP, what: "no such key".into() };
         assert_eq!(error.to_string(), "group 4: the query failed: no such key");
+    }
+
+    #[test]
+    fn a_read_of_damaged_state_names_the_damage_and_counts_as_a_fault() {
+        let error = ReadError::Damaged { group: GROUP, what: "a row's checksum".into() };
+        let text = "group 4: the state on this node is damaged: a row's checksum";
+        assert_eq!((error.to_string().as_str(), error.as_str()), (text, "faulted"));
     }
 
     #[test]

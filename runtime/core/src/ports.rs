@@ -170,11 +170,12 @@ pub trait StateStore: Send + Sync {
     fn open(&self, group: GroupId) -> Result<Box<dyn GroupState>, StorageError>;
 
     /// Makes the write buffers of many groups and their applied indexes durable, in one atomic
-    /// transaction (AP-8). Blocks for the sync. Flushing the same buffer twice is harmless.
+    /// transaction (AP-8). Blocks for the sync. Flushing the same buffer twice is harmless. Returns how
+    /// many applied indexes were found damaged, and written anew.
     ///
     /// # Errors
     /// Nothing may be assumed durable; the store is poisoned.
-    fn flush(&self, flushes: &[StateFlush]) -> Result<(), StorageError>;
+    fn flush(&self, flushes: &[StateFlush]) -> Result<usize, StorageError>;
 }
 
 /// One group's state as its applier sees it: the durable base under a frozen and an active buffer.

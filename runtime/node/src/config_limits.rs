@@ -4,10 +4,16 @@
 
 use std::time::Duration;
 
+use polyraft_storage::lmdb::PRESIZE_BYTES;
+
 use crate::config_error::Findings;
 
-/// The smallest map or journal: one page of LMDB.
+/// The smallest journal, and what maps are a multiple of: one page of LMDB.
 const PAGE_BYTES: u64 = 4 << 10;
+/// The smallest map: what a new environment writes once, and half as much for what it then holds.
+const MAP_BYTES_MIN: u64 = 48 << 20;
+
+const _: () = assert!(MAP_BYTES_MIN >= PRESIZE_BYTES as u64 * 3 / 2);
 
 /// Limits on work and retention, per node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,9 +91,9 @@ impl LimitsConfig {
 pub struct StorageConfig {
     /// Address space for the log's environment; not disk, which grows with use. At least twice
     /// `journal_bytes_max`: the cold table and the pages of a running commit need room too. A full
-    /// map refuses writes until it is freed. Default 64 GiB.
+    /// map refuses writes until it is freed. 48 MiB to 64 TiB. Default 64 GiB.
     pub log_map_bytes: u64,
-    /// Address space for the state's environment. Default 256 GiB.
+    /// Address space for the state's environment. 48 MiB to 64 TiB. Default 256 GiB.
     pub state_map_bytes: u64,
     /// Journal size at which its prefix is moved away, which bounds start-up: it is read once. Larger
     /// moves less, smaller starts faster. At least `limits.catch_up_bytes`, or a single group's tail
@@ -102,9 +108,13 @@ impl Default for StorageConfig {
 }
 
 impl StorageConfig {
-    /// Small maps, and a journal that rolls within ten entries.
+    /// The smallest maps, and a journal that rolls within ten entries.
     pub const fn tiny() -> Self {
-        Self { log_map_bytes: 16 << 20, state_map_bytes: 16 << 20, journal_bytes_max: PAGE_BYTES }
+        Self {
+            log_map_bytes: MAP_BYTES_MIN,
+            state_map_bytes: MAP_BYTES_MIN,
+            journal_bytes_max: PAGE_BYTES,
+        }
     }
 
     /// Records every rule that is broken.
@@ -114,10 +124,10 @@ impl StorageConfig {
             ("storage.state_map_bytes", self.state_map_bytes),
         ] {
             findings.require(
-                bytes >= 256 * PAGE_BYTES && bytes % PAGE_BYTES == 0 && bytes <= 1 << 46,
+                (MAP_BYTES_MIN..=1 << 46).contains(&bytes) && bytes % PAGE_BYTES == 0,
                 key,
                 bytes,
-                "must be a multiple of 4 KiB, 1 MiB to 64 TiB",
+                "must be a multiple of 4 KiB, 48 MiB to 64 TiB",
             );
         }
         findings.require(
@@ -200,6 +210,28 @@ mod tests {
         ThreadsConfig::default().check(&mut findings);
         ThreadsConfig::tiny().check(&mut findings);
         assert!(findings.into_errors().is_none());
+    }
+
+    /// Goal: a map that a node could not start on is refused. Method: both ends of the range, and one
+    /// step beyond each. That a node starts on the smallest is shown with a real one.
+    #[test]
+    fn maps_are_as_large_as_a_start_needs() {
+        let findings_of = |bytes: u64| {
+            let mut findings = Findings::default();
+            let storage = StorageConfig { state_map_bytes: bytes, ..StorageConfig::default() };
+            storage.check(&LimitsConfig::default(), &mut findings);
+            findings.into_errors().map(|errors| errors.to_string())
+        };
+        for bytes in [MAP_BYTES_MIN, 1 << 46] {
+            assert_eq!(findings_of(bytes), None, "{bytes}");
+        }
+        for bytes in [0, MAP_BYTES_MIN - PAGE_BYTES, MAP_BYTES_MIN - 1, (1 << 46) + PAGE_BYTES] {
+            let text = findings_of(bytes).expect("it is out of range");
+            let expected = format!(
+                "storage.state_map_bytes = {bytes}: must be a multiple of 4 KiB, 48 MiB to 64 TiB"
+            );
+            assert!(text.contains(&expected), "{text}");
+        }
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Promise: without its token nobody gets further than looking, and beyond the loopback interface not
-//! even that. Tokens are read once, at the start. Callers without a token that counts are answered 401,
+//! even that. Tokens are read at the start and again when the process is told to ([`Access::reload`]): all
+//! of them, or none if one cannot be used. Callers without a token that counts are answered 401,
 //! those whose token allows too little 403, and both are told which role they need.
 //!
 //! Not here: tokens themselves ([`crate::access_token`]); what is written down (`audit_log`);
@@ -16,7 +17,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
@@ -126,9 +127,13 @@ pub struct Access {
 
 #[derive(Default)]
 struct Inner {
-    tokens: Vec<(AccessRole, AccessToken)>,
+    config: AdminAccessConfig,
+    chaos: Option<AccessToken>,
+    tokens: RwLock<Tokens>,
     audit: AuditLog,
 }
+
+type Tokens = Vec<(AccessRole, AccessToken)>;
 
 /// What is decided about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,31 +159,29 @@ impl Access {
         if !listen.ip().is_loopback() && config.read_token_file.is_none() {
             return Err(AccessError::Open { listen });
         }
-        let files =
-            [&config.read_token_file, &config.operate_token_file, &config.destroy_token_file];
-        let mut tokens: Vec<(AccessRole, AccessToken)> = Vec::new();
-        for (role, path) in AccessRole::ALL.into_iter().zip(files) {
-            let Some(path) = path else { continue };
-            let token = AccessToken::from_file(role.key(), path)?;
-            if let Some((other, _)) = tokens.iter().find(|(_, known)| known.equals(&token)) {
-                return Err(AccessError::SameToken { role: *other, other: role });
-            }
-            tokens.push((role, token));
-        }
-        tokens.extend(chaos.map(|token| (AccessRole::Destroy, token)));
+        let tokens = RwLock::new(read_tokens(config, chaos.as_ref())?);
         let audit = match &config.audit_file {
             None => AuditLog::default(),
             Some(path) => AuditLog::open(path)
                 .map_err(|source| AccessError::AuditFile { path: path.clone(), source })?,
         };
-        Ok(Self { inner: Arc::new(Inner { tokens, audit }) })
+        let config = config.clone();
+        Ok(Self { inner: Arc::new(Inner { config, chaos, tokens, audit }) })
     }
 
-    /// The same, with one more token.
-    #[must_use]
-    pub fn with_token(&self, role: AccessRole, token: AccessToken) -> Self {
-        let tokens = self.inner.tokens.iter().cloned().chain([(role, token)]).collect();
-        Self { inner: Arc::new(Inner { tokens, audit: self.inner.audit.clone() }) }
+    /// Reads the configured files again: from now on their tokens count, and no others. The token of
+    /// `--chaos-token-file` stays. Blocks for the files.
+    ///
+    /// # Errors
+    /// A token cannot be used, or two are the same: those in force stay, all of them.
+    pub fn reload(&self) -> Result<(), AccessError> {
+        let tokens = read_tokens(&self.inner.config, self.inner.chaos.as_ref())?;
+        *self.inner.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens;
+        Ok(())
+    }
+
+    fn tokens(&self) -> RwLockReadGuard<'_, Tokens> {
+        self.inner.tokens.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets only callers with the role `needs` reach `routes`.
@@ -199,7 +202,8 @@ impl Access {
     /// The most that the shown token allows. Every token is compared, whichever it is.
     fn role_of(&self, headers: &HeaderMap) -> Option<AccessRole> {
         let shown = headers.get(header::AUTHORIZATION)?.as_bytes();
-        let roles = self.inner.tokens.iter().map(|(role, token)| (role, token.is_shown_by(shown)));
+        let tokens = self.tokens();
+        let roles = tokens.iter().map(|(role, token)| (role, token.is_shown_by(shown)));
         roles.fold(None, |most, (role, is_shown)| most.max(is_shown.then_some(*role)))
     }
 
@@ -213,12 +217,12 @@ impl Access {
     }
 
     fn has_token(&self, role: AccessRole) -> bool {
-        self.inner.tokens.iter().any(|(known, _)| *known == role)
+        self.tokens().iter().any(|(known, _)| *known == role)
     }
 
     /// What somebody who may not is told.
     fn advice(&self, needs: AccessRole) -> String {
-        if self.inner.tokens.iter().any(|(role, _)| *role >= needs) {
+        if self.tokens().iter().any(|(role, _)| *role >= needs) {
             let role = needs.as_str();
             return format!("this needs the {role} role: send its token as a bearer\n");
         }
@@ -228,6 +232,24 @@ impl Access {
             needs.key()
         )
     }
+}
+
+fn read_tokens(
+    config: &AdminAccessConfig,
+    chaos: Option<&AccessToken>,
+) -> Result<Tokens, AccessError> {
+    let files = [&config.read_token_file, &config.operate_token_file, &config.destroy_token_file];
+    let mut tokens = Tokens::new();
+    for (role, path) in AccessRole::ALL.into_iter().zip(files) {
+        let Some(path) = path else { continue };
+        let token = AccessToken::from_file(role.key(), path)?;
+        if let Some((other, _)) = tokens.iter().find(|(_, known)| known.equals(&token)) {
+            return Err(AccessError::SameToken { role: *other, other: role });
+        }
+        tokens.push((role, token));
+    }
+    tokens.extend(chaos.map(|token| (AccessRole::Destroy, token.clone())));
+    Ok(tokens)
 }
 
 #[derive(Clone)]
@@ -288,7 +310,8 @@ mod tests {
 
     /// Access with a token for each of `roles`.
     fn access(roles: &[AccessRole]) -> Access {
-        roles.iter().fold(Access::default(), |access, role| access.with_token(*role, token(*role)))
+        let tokens = RwLock::new(roles.iter().map(|role| (*role, token(*role))).collect());
+        Access { inner: Arc::new(Inner { tokens, ..Inner::default() }) }
     }
 
     fn shown(token: &str) -> HeaderMap {
@@ -298,7 +321,8 @@ mod tests {
 
     fn write(path: &Path, text: &str) {
         let mut options = std::fs::File::options();
-        let mut file = options.create(true).write(true).mode(0o600).open(path).unwrap();
+        let mut file =
+            options.create(true).write(true).truncate(true).mode(0o600).open(path).unwrap();
         std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
     }
 
@@ -373,6 +397,19 @@ mod tests {
             assert_eq!(access.role_of(&shown(&text(role))), Some(role));
         }
         assert!(dir.path().join("audit").exists());
+
+        write(&path(AccessRole::Read), &text(AccessRole::Operate));
+        let error = access.reload().err().unwrap();
+        assert!(matches!(error, AccessError::SameToken { .. }), "{error}");
+        assert_eq!(access.role_of(&shown(&text(AccessRole::Read))), Some(AccessRole::Read));
+        write(&path(AccessRole::Read), "a-token-that-is-new-and-long-enough");
+        access.reload().unwrap();
+        assert_eq!(access.role_of(&shown(&text(AccessRole::Read))), None, "the old one");
+        let new = shown("a-token-that-is-new-and-long-enough");
+        assert_eq!(access.role_of(&new), Some(AccessRole::Read));
+        for role in [AccessRole::Operate, AccessRole::Destroy] {
+            assert_eq!(access.role_of(&shown(&text(role))), Some(role), "as before");
+        }
 
         let error = Access::load(&toml("read", "read"), LOOPBACK, None).err().unwrap().to_string();
         assert!(error.contains("read_token_file and server.admin_access.operate_token_file"));

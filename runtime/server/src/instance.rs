@@ -98,6 +98,7 @@ pub struct Instance {
     client_address: SocketAddr,
     admin_address: SocketAddr,
     groups_expected: usize,
+    access: Access,
     stopping: watch::Sender<bool>,
     services: JoinSet<()>,
 }
@@ -132,6 +133,7 @@ impl Instance {
             client_address: client.1,
             admin_address: admin.1,
             groups_expected,
+            access: access.clone(),
             stopping,
             services: JoinSet::new(),
         };
@@ -160,6 +162,11 @@ impl Instance {
     /// Groups that this node is configured to have.
     pub fn groups_expected(&self) -> usize {
         self.groups_expected
+    }
+
+    /// Who may do what on the admin interface.
+    pub fn access(&self) -> &Access {
+        &self.access
     }
 
     /// Refuses new connections, finishes requests in progress, stops the runtime.

@@ -108,7 +108,7 @@ impl AppliedState {
             frozen.applied = self.durable;
         }
         match self.store.flush(&[frozen]) {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(StorageError::Full { what }) => return Err(StorageError::Full { what }),
             Err(error) => {
                 (self.uncertain, self.is_failed) = (Some(reached), true);

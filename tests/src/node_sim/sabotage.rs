@@ -132,7 +132,7 @@ impl StateStore for LateIndex {
         self.inner.open(group)
     }
 
-    fn flush(&self, flushes: &[StateFlush]) -> Result<(), StorageError> {
+    fn flush(&self, flushes: &[StateFlush]) -> Result<usize, StorageError> {
         let mut flushed = self.flushed.lock().unwrap_or_else(PoisonError::into_inner);
         let late = flushes.iter().map(|flush| {
             let before = flushed.insert(flush.group, flush.clone());

@@ -186,7 +186,7 @@ impl StateStore for FaultyState {
         self.inner.open(group)
     }
 
-    fn flush(&self, flushes: &[StateFlush]) -> Result<(), StorageError> {
+    fn flush(&self, flushes: &[StateFlush]) -> Result<usize, StorageError> {
         self.faults.before_commit(StoreKind::State)?;
         self.inner.flush(flushes)
     }

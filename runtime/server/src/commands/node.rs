@@ -7,7 +7,7 @@ use polyraft::NodeConfig;
 
 use super::CommandError;
 use super::chaos_args::ChaosArgs;
-use super::signals::{StopSignals, reload_certificates_on_hangup};
+use super::signals::{ReloadSignals, StopSignals};
 use crate::instance::{Instance, InstanceError, ServerConfig, install_metrics};
 use crate::systemd::Notifier;
 
@@ -22,13 +22,13 @@ pub struct NodeArgs {
 }
 
 pub(super) async fn run(args: NodeArgs) -> Result<(), CommandError> {
-    let mut signals = StopSignals::new()?;
+    let (mut signals, reloads) = (StopSignals::new()?, ReloadSignals::new()?);
     let notifier = Notifier::from_env()?;
     let config = NodeConfig::from_toml_file(&args.config).map_err(InstanceError::from)?;
     let server: ServerConfig = config.server_section().map_err(InstanceError::from)?;
     let token = args.chaos.token()?;
     let instance = Instance::start(config, server, install_metrics()?, token).await?;
-    reload_certificates_on_hangup(instance.node().clone())?;
+    reloads.reload(&instance);
     tracing::info!(
         node = instance.node().id().get(),
         cluster = instance.node().cluster(),

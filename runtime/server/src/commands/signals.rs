@@ -1,9 +1,10 @@
-//! Ctrl-C and SIGTERM: the first asks to stop, the second forces it. SIGHUP: read the certificates again.
+//! Ctrl-C and SIGTERM: the first asks to stop, the second forces it. SIGHUP: read certificates and tokens again.
 
-use polyraft::Node;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::CommandError;
+use crate::access::Access;
+use crate::instance::Instance;
 
 /// Exit code of a forced stop: 128 and SIGINT's number, as shells count.
 const FORCED: i32 = 130;
@@ -14,18 +15,9 @@ pub(super) struct StopSignals {
     terminate: Signal,
 }
 
-/// From now on each SIGHUP has `node` read its certificate files again; what becomes of it is logged
-/// and in its status.
-pub(super) fn reload_certificates_on_hangup(node: Node) -> Result<(), CommandError> {
-    let mut hangup = signal(SignalKind::hangup()).map_err(CommandError::Signals)?;
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            let node = node.clone();
-            // Files: not on a thread that serves. A refusal is logged where it is handled.
-            let _ = tokio::task::spawn_blocking(move || node.reload_certificates()).await;
-        }
-    });
-    Ok(())
+/// Signals that ask the process to read files again.
+pub(super) struct ReloadSignals {
+    hangup: Signal,
 }
 
 impl StopSignals {
@@ -52,5 +44,40 @@ impl StopSignals {
             eprintln!("stopping by force");
             std::process::exit(FORCED);
         });
+    }
+}
+
+impl ReloadSignals {
+    /// From now on they no longer end the process.
+    pub fn new() -> Result<Self, CommandError> {
+        Ok(Self { hangup: signal(SignalKind::hangup()).map_err(CommandError::Signals)? })
+    }
+
+    /// Has `instance` read the files of its tokens and certificates again, now if it was asked before,
+    /// and whenever it is. What becomes of it is logged, and of certificates in its status.
+    pub fn reload(mut self, instance: &Instance) {
+        let (node, access) = (instance.node().clone(), instance.access().clone());
+        tokio::spawn(async move {
+            while self.hangup.recv().await.is_some() {
+                let (node, access) = (node.clone(), access.clone());
+                let reload = move || {
+                    reload_tokens(&access);
+                    // A refusal is logged where it is handled.
+                    let _ = node.reload_certificates();
+                };
+                // Files: not on a thread that serves.
+                let _ = tokio::task::spawn_blocking(reload).await;
+            }
+        });
+    }
+}
+
+fn reload_tokens(access: &Access) {
+    match access.reload() {
+        Ok(()) => tracing::info!("tokens reloaded"),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "tokens refused; the old ones stay in force");
+        }
     }
 }

@@ -77,6 +77,8 @@ pub(super) fn of_read(error: &ReadError) -> Status {
         ReadError::Overloaded { .. } => Status::resource_exhausted(TOO_MANY_REQUESTS),
         ReadError::Faulted { .. } => Status::unavailable(UNHEALTHY),
         ReadError::Stopped { .. } => Status::unavailable(STOPPED),
+        // Another node answers.
+        damaged @ ReadError::Damaged { .. } => Status::unavailable(damaged.to_string()),
         other => Status::internal(other.to_string()),
     }
 }
