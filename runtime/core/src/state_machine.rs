@@ -91,7 +91,8 @@ pub trait StateMachine: Send + 'static {
     /// Answers a query from the applied state, between two entries.
     ///
     /// # Errors
-    /// Returned to the caller as is; faults nothing.
+    /// Returned to the caller as is; faults nothing. But a damaged row of the state that was met faults the
+    /// group, whatever is returned.
     fn query(&self, state: &dyn State, query: &[u8]) -> Result<Bytes, ApplyError>;
 
     /// The storage of its own, if the machine has one; always, or never. Without one all of its state

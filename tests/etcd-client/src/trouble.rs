@@ -5,8 +5,9 @@
 //! end:   started again, faults ended, the old certificates and data put back
 //! ```
 //!
-//! Promise: after the end every node runs, with what it had before. Not here: which alerts and panels show
-//! a trouble; the tables of the binaries say so.
+//! Promise: after the end every node runs, with what it had before; of a damaged journal only where none of
+//! it was collected meanwhile. Not here: which alerts and panels show a trouble; the tables of the binaries
+//! say so.
 
 use std::error::Error;
 use std::fs;
@@ -61,7 +62,9 @@ pub enum Trouble {
     SpoiledCertificate(usize),
     /// A node has lost its data.
     Wiped(usize),
-    /// A byte of a node's journal is not what was written.
+    /// A byte of a node's journal is not what was written. Its end puts the byte back: on a stage whose
+    /// journal is smaller than what is written meanwhile the record may be collected by then, and its
+    /// group stays quarantined.
     Damaged(usize),
     /// Several at the same time.
     Together(&'static [Trouble]),

@@ -274,4 +274,16 @@ mod tests {
         assert!(SCENARIOS.iter().all(|scenario| stages.contains(scenario.stage)));
         assert_eq!(stages.len(), LAYOUTS.len());
     }
+
+    /// Goal: the damage of a journal can be undone, so that its alerts resolve. Method: its stage keeps the
+    /// default size of a journal, 1 GiB, of which a run writes a small part.
+    #[test]
+    fn a_journal_is_damaged_where_nothing_is_collected() {
+        let damaged = SCENARIOS.iter().filter(|s| matches!(s.trouble, Trouble::Damaged(_)));
+        let stages: BTreeSet<_> = damaged.map(|scenario| scenario.stage).collect();
+        assert!(!stages.is_empty(), "no journal is damaged");
+        for layout in LAYOUTS.iter().filter(|layout| stages.contains(layout.name)) {
+            assert!(!layout.tables.contains("journal_bytes_max"), "{}", layout.name);
+        }
+    }
 }
