@@ -105,7 +105,8 @@ fn bare(entry: LogEntry) -> CommittedEntry {
 fn awaited(index: u64, command: &str) -> (CommittedEntry, Outcome) {
     let (reply, outcome) = oneshot::channel();
     let (reply, patience) = (UnitReply::Local(reply), (Duration::ZERO, Moment::START));
-    let waiters = Some(BatchWaiters::new(vec![UnitWaiter { commands: 1, reply, patience }], None));
+    let waiter = UnitWaiter { commands: 1, reply, patience, trace: None };
+    let waiters = Some(BatchWaiters::new(vec![waiter], None));
     (
         CommittedEntry { entry: batch_entry(index, index, &[unit(false, &[command])]), waiters },
         outcome,

@@ -98,8 +98,9 @@ impl ApplySlice {
                     .increment(responses.len() as u64);
                 metrics::counter!("polyraft_rejected_commands_total").increment(rejected as u64);
                 if let Some(waiters) = waiters {
-                    let took = waiters.since(clock.now());
-                    waiters.resolve(entry.index, entry.term, responses);
+                    let now = clock.now();
+                    let took = waiters.since(now);
+                    waiters.reached(now).resolve(entry.index, entry.term, responses);
                     failpoint::pass(Step::ReplySent);
                     if let Some(took) = took {
                         record_stage(Stage::Applied, took);

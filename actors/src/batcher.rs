@@ -34,6 +34,7 @@ use crate::guard::{DownGuard, killable};
 use crate::mailbox::{ActorKind, Offer, Turn, deliver_fact, messages, offer};
 use crate::peer_link::SendEnvelopes;
 use crate::proposal::{BatchCredit, BatchWaiters, RemoteReply, UnitReply, UnitWaiter};
+use crate::proposal_trace::{TraceOutlet, TracedUnit};
 
 messages!(
     GetBatcherStats,
@@ -55,6 +56,8 @@ pub struct Propose {
     pub unit: Unit,
     /// How long it may wait before it is proposed.
     pub deadline: Duration,
+    /// If the caller is sampled.
+    pub trace: Option<TracedUnit>,
     /// Where the outcome goes.
     pub reply: UnitReply,
 }
@@ -69,6 +72,8 @@ pub struct Forwarded {
     pub from: ReplicaId,
     /// The request.
     pub forward: Forward,
+    /// The request's own, as of its arrival.
+    pub trace: Option<TracedUnit>,
 }
 
 /// Fact from a link: the outcome of a unit that was forwarded. Offered.
@@ -141,6 +146,8 @@ pub struct BatcherPorts {
     pub cell: Arc<GroupCell>,
     /// Monotonic and wall time.
     pub clock: Arc<dyn Clock>,
+    /// Where sampled proposals are told of, if anywhere.
+    pub traces: Option<TraceOutlet>,
 }
 
 /// Someone who waits, and for how long they were ready to.
@@ -148,6 +155,7 @@ struct Waiter {
     reply: UnitReply,
     deadline: Duration,
     expires: Moment,
+    trace: Option<TracedUnit>,
 }
 
 /// A unit on another node.
@@ -204,8 +212,9 @@ impl Batcher {
         self.ports.clock.now()
     }
 
-    fn push(&mut self, unit: Unit, waiter: Waiter) {
+    fn push(&mut self, unit: Unit, mut waiter: Waiter) {
         let (now, expires) = (self.now(), waiter.expires);
+        waiter.trace = waiter.trace.map(|trace| trace.queued(now));
         if let Err(Refused { waiter, reason }) = self.batcher.push(now, unit, Some(expires), waiter)
         {
             let error = self.refusal(&reason, waiter.deadline);
@@ -263,9 +272,12 @@ impl Batcher {
                 commands: u32::try_from(commands).expect("a unit's commands are capped"),
                 reply: waiter.reply,
                 patience: (waiter.deadline, waiter.expires),
+                trace: waiter.trace,
             });
             let credit = BatchCredit::new(ctx.address().recipient());
-            let waiters = BatchWaiters::new(units.collect(), Some(credit)).reached(cut.oldest);
+            let waiters = BatchWaiters::new(units.collect(), Some(credit))
+                .reached(cut.oldest)
+                .told_to(self.ports.traces.as_ref());
             deliver_fact(&self.ports.submit, Submit { batch: cut.batch, waiters });
         }
     }
@@ -301,8 +313,9 @@ impl Batcher {
         self.next_request += 1;
         let timeout = waiter.expires.since(now);
         let units = vec![unit.clone()];
+        let trace = waiter.trace.map(|trace| trace.context());
         self.forwards.insert(request_id, Outstanding { peer, unit, waiter });
-        let body = Body::Forward(Forward { request_id, units, timeout });
+        let body = Body::Forward(Forward { request_id, units, timeout, trace });
         Some(Envelope { group: self.group, from: status.replica, to, to_node: peer, body })
     }
 
@@ -406,9 +419,10 @@ impl Handler<Cut> for Batcher {
 impl Handler<Propose> for Batcher {
     type Result = ();
 
-    fn handle(&mut self, Propose { unit, deadline, reply }: Propose, ctx: &mut Self::Context) {
+    fn handle(&mut self, propose: Propose, ctx: &mut Self::Context) {
+        let Propose { unit, deadline, trace, reply } = propose;
         let expires = self.now().after(deadline);
-        self.push(unit, Waiter { reply, deadline, expires });
+        self.push(unit, Waiter { reply, deadline, expires, trace });
         self.touched(ctx);
     }
 }
@@ -416,8 +430,9 @@ impl Handler<Propose> for Batcher {
 impl Handler<Forwarded> for Batcher {
     type Result = ();
 
-    fn handle(&mut self, Forwarded { peer, from, forward }: Forwarded, ctx: &mut Self::Context) {
-        let Forward { request_id, units, timeout } = forward;
+    fn handle(&mut self, forwarded: Forwarded, ctx: &mut Self::Context) {
+        let Forwarded { peer, from, forward, trace } = forwarded;
+        let Forward { request_id, units, timeout, .. } = forward;
         let expires = self.now().after(timeout);
         for unit in units {
             let reply = UnitReply::Remote(RemoteReply::new(
@@ -428,7 +443,7 @@ impl Handler<Forwarded> for Batcher {
                 request_id,
             ));
             if self.leader.leads {
-                self.push(unit, Waiter { reply, deadline: timeout, expires });
+                self.push(unit, Waiter { reply, deadline: timeout, expires, trace });
             } else {
                 reply.send(Err(self.not_leader()));
             }
@@ -489,7 +504,9 @@ impl Handler<SubmitRefused> for Batcher {
                 return self.touched(ctx);
             }
         };
-        waiters.fail_all(&ProposeError::Overloaded { group: self.group, what });
+        for unit in waiters.into_units() {
+            unit.reply.send(Err(ProposeError::Overloaded { group: self.group, what }));
+        }
     }
 }
 
@@ -500,7 +517,8 @@ impl Batcher {
         let batch = batch::decode(batch).expect("it was encoded here");
         for (unit, waiter) in batch.units.into_iter().zip(waiters.into_units()) {
             let (deadline, expires) = waiter.patience;
-            self.push(unit, Waiter { reply: waiter.reply, deadline, expires });
+            let UnitWaiter { reply, trace, .. } = waiter;
+            self.push(unit, Waiter { reply, deadline, expires, trace });
         }
     }
 }

@@ -331,10 +331,11 @@ impl Group {
         }
         let mut entries = Vec::with_capacity(committed.len());
         for Committed { entry, waiter } in committed {
-            if let Some(took) = waiter.as_ref().and(self.stages.committed(entry.index, now)) {
-                record_stage(Stage::Committed, took);
+            let durable = self.stages.committed(entry.index).filter(|_| waiter.is_some());
+            if let Some(durable) = durable {
+                record_stage(Stage::Committed, now.since(durable.since));
             }
-            let waiters = waiter.map(|waiters| waiters.reached(now));
+            let waiters = waiter.map(|waiters| waiters.committed(durable, now));
             entries.push(CommittedEntry { entry, waiters });
         }
         deliver_fact(&self.ports.apply, Apply { incarnation: self.incarnation, entries });
@@ -473,9 +474,11 @@ impl Handler<PeerMessages> for Group {
 impl Handler<Submit> for Group {
     type Result = ();
 
-    fn handle(&mut self, Submit { batch, waiters }: Submit, ctx: &mut Self::Context) {
+    fn handle(&mut self, submit: Submit, ctx: &mut Self::Context) {
+        let Submit { batch, mut waiters } = submit;
         let now = self.ports.clock.now();
         let waited = waiters.since(now);
+        waiters.submitted(now);
         match self.replica.propose(batch, waiters) {
             Ok(()) => {
                 if let Some(waited) = waited {

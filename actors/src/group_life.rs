@@ -30,6 +30,7 @@ use crate::log_writer::Restore;
 use crate::machine_lease::MachineLease;
 use crate::mailbox::{ActorKind, deliver_fact};
 use crate::node_parts::{NodeActors, NodeParts};
+use crate::proposal_trace::TraceOutlet;
 use crate::spawner::{Place, Prepared, prepare};
 use crate::state_flusher::OpenState;
 use crate::tick::RegisterGroup;
@@ -233,11 +234,22 @@ impl Life {
             directory: parts.directory.clone(),
             cell: self.cell.clone(),
             clock: parts.clock.clone(),
+            traces: self.traces(),
         };
         prepared.start(&*self.parts.spawner, Place::Shard(group), move |_| {
             let first_request = parts.entropy.next_u64() >> 1;
             Batcher::new(group, parts.settings.batch, ports, first_request, guard)
         });
+    }
+
+    fn traces(&self) -> Option<TraceOutlet> {
+        let parts = &self.parts;
+        parts.traces.clone().map(|sink| TraceOutlet {
+            sink,
+            clock: parts.clock.clone(),
+            node: parts.node,
+            group: self.group,
+        })
     }
 
     fn start_group(&self, prepared: Prepared<Group>, addrs: &GroupAddrs, replica: GroupReplica) {

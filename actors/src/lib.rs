@@ -35,6 +35,7 @@ pub mod metric_catalogue;
 pub mod node_parts;
 pub mod peer_link;
 pub mod proposal;
+pub mod proposal_trace;
 pub mod spawner;
 mod stage_clock;
 pub mod stall;

@@ -34,6 +34,7 @@ use crate::directory::{Directory, GroupCell};
 use crate::group::PeerMessages;
 use crate::mailbox::{ActorKind, Offer, deliver_fact, offer};
 use crate::peer_link::{Connection, SendEnvelopes, Writable};
+use crate::proposal_trace::TracedUnit;
 
 /// Receives what the transport has for this node.
 pub struct LinkEvents {
@@ -127,7 +128,12 @@ impl LinkEvents {
     ) -> Option<Envelope> {
         let group = envelope.group;
         let offered = cell.addrs().map_or(Offer::Closed, |addrs| {
-            let message = Forwarded { peer: from, from: envelope.from, forward: forward.clone() };
+            let message = Forwarded {
+                peer: from,
+                from: envelope.from,
+                forward: forward.clone(),
+                trace: forward.trace.map(|trace| TracedUnit::new(trace, self.clock.now())),
+            };
             offer(&addrs.batcher, ActorKind::Batcher, message)
         });
         let refusal = match offered {
@@ -239,7 +245,8 @@ mod tests {
     #[test]
     fn a_proposal_for_a_group_between_two_lives_is_refused_at_once() {
         let units = vec![unit(false, &["a"]), unit(false, &["b"])];
-        let forward = Forward { request_id: 7, units, timeout: Duration::from_secs(1) };
+        let timeout = Duration::from_secs(1);
+        let forward = Forward { request_id: 7, units, timeout, trace: None };
         let answer = restarting().deliver_request(PEER, from_peer(Body::Forward(forward)));
         let refused =
             Err(ProposeError::NotLeader { group: GROUP, term: Term::default(), leader: None });

@@ -20,6 +20,7 @@ use crate::fault_desk::{FaultDesk, quarantine};
 use crate::lent_log::LogLender;
 use crate::log_writer::{LogWriter, LogWriterConfig};
 use crate::log_writer_progress::LogWriterProgress;
+use crate::proposal_trace::TraceSink;
 use crate::spawner::Spawner;
 use crate::state_flusher::{StateFlusher, StateFlusherConfig};
 use crate::supervisor::Supervisor;
@@ -121,6 +122,8 @@ pub struct NodeParts {
     pub on_storage_failed: Box<OnStorageFailed>,
     /// How the log writer is doing, readable without asking it.
     pub log_progress: Arc<LogWriterProgress>,
+    /// Where sampled proposals are told of, if anywhere.
+    pub traces: Option<Arc<dyn TraceSink>>,
     /// Empty at first; filled while the node runs.
     pub slots: Slots,
 }

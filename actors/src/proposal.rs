@@ -24,6 +24,8 @@ use crate::batcher::BatchDecided;
 use crate::directory::Directory;
 use crate::mailbox::{ActorKind, deliver_fact, offer};
 use crate::peer_link::SendEnvelopes;
+use crate::proposal_trace::{TraceOutlet, TracedBatch, TracedUnit};
+use crate::stage_clock::Durable;
 
 /// Where the outcome of one unit goes.
 #[derive(Debug)]
@@ -107,6 +109,8 @@ pub struct UnitWaiter {
     pub reply: UnitReply,
     /// How long the caller was ready to wait, and until when: for a unit that goes back in line.
     pub patience: (Duration, Moment),
+    /// If the caller is sampled.
+    pub trace: Option<TracedUnit>,
 }
 
 /// One batch in flight; gives its credit back to the batcher when dropped, whichever way it ended.
@@ -132,13 +136,15 @@ pub struct BatchWaiters {
     units: Vec<UnitWaiter>,
     /// When the stage was reached that the batch is in.
     reached: Option<Moment>,
+    /// If one of the units is sampled, and somebody wants to know.
+    traced: Option<Box<TracedBatch>>,
     _credit: Option<BatchCredit>,
 }
 
 impl BatchWaiters {
     /// Waiters in the order of the batch's units.
     pub fn new(units: Vec<UnitWaiter>, credit: Option<BatchCredit>) -> Self {
-        Self { units, reached: None, _credit: credit }
+        Self { units, reached: None, traced: None, _credit: credit }
     }
 
     /// The same waiters, whose batch has reached its next stage.
@@ -147,24 +153,50 @@ impl BatchWaiters {
         Self { reached: Some(now), ..self }
     }
 
+    /// The same waiters; the stages of those that are sampled are told there, when the batch ends.
+    #[must_use]
+    pub fn told_to(mut self, outlet: Option<&TraceOutlet>) -> Self {
+        let outlet = outlet.filter(|_| self.units.iter().any(|unit| unit.trace.is_some()));
+        self.traced = outlet.map(|outlet| Box::new(TracedBatch::new(outlet.clone())));
+        self
+    }
+
+    /// The batch is in the leader's log.
+    pub(crate) fn submitted(&mut self, now: Moment) {
+        if let Some(traced) = &mut self.traced {
+            traced.submitted(now);
+        }
+    }
+
+    /// The same waiters, whose batch goes to the applier.
+    #[must_use]
+    pub(crate) fn committed(mut self, durable: Option<Durable>, now: Moment) -> Self {
+        if let Some(traced) = &mut self.traced {
+            traced.committed(durable, now);
+        }
+        self.reached(now)
+    }
+
     /// How long the batch has been in its stage, if anybody measures it.
     pub fn since(&self, now: Moment) -> Option<Duration> {
         self.reached.map(|reached| now.since(reached))
     }
 
-    /// The waiters, unanswered; the credit is given back.
+    /// The waiters, unanswered; the credit is given back, and nothing is told of any stage.
     pub fn into_units(self) -> Vec<UnitWaiter> {
         self.units
     }
 
-    /// Answers every waiter with its share of `responses`.
+    /// Answers every waiter with its share of `responses`. [`BatchWaiters::reached`] comes first: the
+    /// batch was applied then.
     ///
     /// # Panics
     /// If the units' commands are not as many as the responses: callers would get each other's.
-    pub fn resolve(self, index: LogIndex, term: Term, responses: Vec<Response>) {
+    pub fn resolve(mut self, index: LogIndex, term: Term, responses: Vec<Response>) {
         let expected: usize = self.units.iter().map(|u| u.commands as usize).sum();
         let got = responses.len();
         assert!(expected == got, "entry {index}: {got} responses for {expected} commands");
+        let trace = self.trace();
         let mut responses = responses.into_iter();
         let mut first_sub_index = 0;
         for unit in self.units {
@@ -172,13 +204,26 @@ impl BatchWaiters {
             unit.reply.send(Ok(AppliedUnit { index, term, first_sub_index, responses }));
             first_sub_index += unit.commands;
         }
+        if let (Some((traced, units)), Some(applied)) = (trace, self.reached) {
+            traced.applied(&units, applied, index);
+        }
     }
 
     /// Answers every waiter with `error`.
-    pub fn fail_all(self, error: &ProposeError) {
+    pub fn fail_all(mut self, error: &ProposeError) {
+        let trace = self.trace();
         for unit in self.units {
             unit.reply.send(Err(error.clone()));
         }
+        if let Some((traced, units)) = trace {
+            traced.failed(&units, error);
+        }
+    }
+
+    /// What there is to tell, and of whom.
+    fn trace(&mut self) -> Option<(Box<TracedBatch>, Vec<TracedUnit>)> {
+        let traced = self.traced.take()?;
+        Some((traced, self.units.iter().filter_map(|unit| unit.trace).collect()))
     }
 }
 
@@ -195,8 +240,11 @@ pub struct CommittedEntry {
 mod tests {
     use bytes::Bytes;
     use polyraft_core::ids::GroupId;
+    use polyraft_core::trace::TraceContext;
 
     use super::*;
+    use crate::clock::VirtualClock;
+    use crate::proposal_trace::{ProposalTrace, TraceSink};
 
     fn waiters(
         commands: &[u32],
@@ -206,7 +254,7 @@ mod tests {
             .map(|&commands| {
                 let (reply, receiver) = oneshot::channel();
                 let (reply, patience) = (UnitReply::Local(reply), (Duration::ZERO, Moment::START));
-                (UnitWaiter { commands, reply, patience }, receiver)
+                (UnitWaiter { commands, reply, patience, trace: None }, receiver)
             })
             .unzip();
         (BatchWaiters::new(units, None), replies)
@@ -225,6 +273,36 @@ mod tests {
         let expected =
             AppliedUnit { index, term, first_sub_index: 2, responses: vec![response(2)] };
         assert_eq!(replies[0].try_recv().expect("answered"), Ok(expected));
+    }
+
+    /// Goal: proposals that nobody samples carry nothing for those that are. Method: the same outlet
+    /// with and without a sampled unit, and no outlet.
+    #[test]
+    fn only_a_sampled_unit_makes_a_batch_traced() {
+        let context = TraceContext::from_traceparent(
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        );
+        let trace = context.map(|context| TracedUnit::new(context, Moment::START));
+        let outlet = TraceOutlet {
+            sink: Arc::new(Deaf),
+            clock: Arc::new(VirtualClock::start(0)),
+            node: NodeId::new(1),
+            group: GroupId::new(1),
+        };
+        let is_traced = |trace, outlet| {
+            let (mut batch, _replies) = waiters(&[1, 1]);
+            batch.units[1].trace = trace;
+            batch.told_to(outlet).traced.is_some()
+        };
+        assert!(is_traced(trace, Some(&outlet)));
+        assert!(!is_traced(None, Some(&outlet)) && !is_traced(trace, None));
+    }
+
+    #[derive(Debug)]
+    struct Deaf;
+
+    impl TraceSink for Deaf {
+        fn ended(&self, _: &ProposalTrace) {}
     }
 
     #[test]

@@ -16,11 +16,18 @@ use polyraft_core::time::Moment;
 /// Appends whose stages are measured at a time. Beyond it the oldest is forgotten, not waited for.
 const MEASURED_MAX: usize = 1_024;
 
+/// When an append left for the disk, and since when it is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Durable {
+    pub left: Moment,
+    pub since: Moment,
+}
+
 /// Where this leader's appends are, and since when.
 #[derive(Debug, Default)]
 pub(crate) struct StageClock {
     at_disk: VecDeque<(ReadyNumber, LogIndex, Moment)>,
-    durable: VecDeque<(LogIndex, Moment)>,
+    durable: VecDeque<(LogIndex, Durable)>,
 }
 
 impl StageClock {
@@ -37,20 +44,20 @@ impl StageClock {
         let mut took = Vec::with_capacity(count);
         for (_, last, left) in self.at_disk.drain(..count) {
             took.push(now.since(left));
-            self.durable.push_back((last, now));
+            self.durable.push_back((last, Durable { left, since: now }));
         }
         let surplus = self.durable.len().saturating_sub(MEASURED_MAX);
         self.durable.drain(..surplus);
         took
     }
 
-    /// The entry at `index` is committed: how long it has been durable here, if this leader appended it.
+    /// The entry at `index` is committed: since when it is durable here, if this leader appended it.
     /// Indexes ascend.
-    pub(crate) fn committed(&mut self, index: LogIndex, now: Moment) -> Option<Duration> {
+    pub(crate) fn committed(&mut self, index: LogIndex) -> Option<Durable> {
         while self.durable.front().is_some_and(|(last, _)| *last < index) {
             self.durable.pop_front();
         }
-        self.durable.front().map(|(_, since)| now.since(*since))
+        self.durable.front().map(|(_, durable)| *durable)
     }
 
     /// This replica does not lead any more.
@@ -82,9 +89,10 @@ mod tests {
         clock.left(number(1), LogIndex::new(5), at(10));
         clock.left(number(2), LogIndex::new(6), at(20));
         assert_eq!(clock.persisted(number(2), at(50)), [ms(40), ms(30)]);
-        assert_eq!(clock.committed(LogIndex::new(5), at(60)), Some(ms(10)));
-        assert_eq!(clock.committed(LogIndex::new(6), at(75)), Some(ms(25)));
-        assert_eq!(clock.committed(LogIndex::new(7), at(80)), None);
+        let durable = |left| Some(Durable { left: at(left), since: at(50) });
+        assert_eq!(clock.committed(LogIndex::new(5)), durable(10));
+        assert_eq!(clock.committed(LogIndex::new(6)), durable(20));
+        assert_eq!(clock.committed(LogIndex::new(7)), None);
     }
 
     #[test]
@@ -95,7 +103,7 @@ mod tests {
         assert_eq!(clock.persisted(number(1), at(1)), [ms(1)]);
         clock.forget();
         assert_eq!(clock.persisted(number(2), at(2)), []);
-        assert_eq!(clock.committed(LogIndex::new(5), at(3)), None);
+        assert_eq!(clock.committed(LogIndex::new(5)), None);
     }
 
     #[test]

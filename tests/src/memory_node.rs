@@ -457,6 +457,7 @@ impl MemoryNode {
             machine: machine(id, options),
             on_storage_failed: Box::new(|_| {}),
             log_progress: Arc::default(),
+            traces: None,
             slots: Slots::default(),
         });
         start_supervisor(&parts);
@@ -613,7 +614,7 @@ pub async fn propose(
     let (reply, outcome) = oneshot::channel();
     addrs
         .batcher
-        .try_send(Propose { unit, deadline, reply: UnitReply::Local(reply) })
+        .try_send(Propose { unit, deadline, trace: None, reply: UnitReply::Local(reply) })
         .map_err(|_| ProposeError::Stopped { group })?;
     match timeout(deadline + HUNG, outcome).await {
         Ok(Ok(outcome)) => outcome,

@@ -166,7 +166,7 @@ async fn work(cluster: &Cluster) {
 
 /// Requests to the etcd API of a node whose groups are no keyspaces: each is refused, and counted.
 async fn ask_as_an_etcd_client(cluster: &Cluster) {
-    let mut routes = etcd::routes(Keyspaces::new(cluster.node(1).clone(), BTreeMap::new()));
+    let mut routes = etcd::routes(Keyspaces::new(cluster.node(1).clone(), BTreeMap::new()), None);
     for method in ["Range", "Put", "Nothing"] {
         let request = http::Request::post(format!("/etcdserverpb.KV/{method}"))
             .header("content-type", "application/grpc")

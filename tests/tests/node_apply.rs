@@ -120,7 +120,7 @@ async fn propose_at(node: &polyraft::Node, group: u64, time_ms: u64, key: &str) 
     let units = [Unit { atomic: false, commands: vec![add(key)] }];
     let (reply, outcome) = oneshot::channel();
     let (reply, patience) = (UnitReply::Local(reply), (DEADLINE, Moment::START));
-    let waiter = UnitWaiter { commands: 1, reply, patience };
+    let waiter = UnitWaiter { commands: 1, reply, patience, trace: None };
     let batch = batch::encode(time_ms, units.iter());
     let submit = Submit { batch, waiters: BatchWaiters::new(vec![waiter], None) };
     cell.addrs().expect("the group runs").group.try_send(submit).expect("room in the mailbox");

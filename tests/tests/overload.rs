@@ -59,7 +59,7 @@ async fn call(cell: Arc<GroupCell>, first: u64) -> (Duration, Option<ProposeErro
     let commands = (first..first + UNIT_COMMANDS).map(command).collect();
     let (reply, outcome) = oneshot::channel();
     let unit = Unit { atomic: false, commands };
-    let propose = Propose { unit, deadline: DEADLINE, reply: UnitReply::Local(reply) };
+    let propose = Propose { unit, deadline: DEADLINE, trace: None, reply: UnitReply::Local(reply) };
     let addrs = cell.addrs().expect("the group runs");
     let error = match addrs.batcher.try_send(propose) {
         Err(_) => Some(ProposeError::Overloaded { group: GROUP, what: "the batcher's mailbox" }),

@@ -38,5 +38,6 @@ pub mod split_mix;
 pub mod state_machine;
 pub mod status;
 pub mod time;
+pub mod trace;
 pub mod validate;
 pub mod wire;

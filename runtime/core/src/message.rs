@@ -17,6 +17,7 @@ use crate::error::ProposeError;
 use crate::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 use crate::ports::Lane;
 use crate::state_machine::Response;
+use crate::trace::TraceContext;
 
 /// One message of one group, from a replica to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,6 +149,8 @@ pub struct Forward {
     pub units: Vec<Unit>,
     /// How long the sender still waits, in whole milliseconds.
     pub timeout: Duration,
+    /// The caller's span, if it is sampled.
+    pub trace: Option<TraceContext>,
 }
 
 /// How forwarded proposals ended.

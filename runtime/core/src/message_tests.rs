@@ -22,7 +22,7 @@ fn lane(kind: RaftKind) -> Lane {
 }
 
 fn forward(units: Vec<Unit>) -> Body {
-    Body::Forward(Forward { request_id: 1, units, timeout: Duration::ZERO })
+    Body::Forward(Forward { request_id: 1, units, timeout: Duration::ZERO, trace: None })
 }
 
 fn reply(results: Vec<Result<AppliedUnit, ProposeError>>) -> Body {

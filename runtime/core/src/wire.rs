@@ -14,6 +14,7 @@
 //!
 //! Not here: TLS, streams and length prefixes (the transport).
 
+use std::num::{NonZeroU64, NonZeroU128};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -26,6 +27,7 @@ use crate::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 use crate::limits::{BATCH_COMMANDS_MAX, COMMAND_BYTES_MAX, ENTRY_BYTES_MAX, FRAME_BYTES_MAX};
 use crate::message::{AppliedUnit, Body, Envelope, Forward, ForwardReply, RaftKind, RaftMessage};
 use crate::state_machine::Response;
+use crate::trace::TraceContext;
 
 /// The generated types. Private: everything outside sees the domain types.
 #[allow(missing_docs, clippy::all)]
@@ -45,6 +47,8 @@ pub const ASKED_BYTES: usize = size_of::<u64>();
 pub const QUESTION_BYTES_MAX: usize = CONTEXT_BYTES_MAX - ASKED_BYTES;
 /// Longest time that a forwarded proposal may be given.
 pub const FORWARD_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+/// A trace id and a span id.
+const TRACE_BYTES: usize = size_of::<u128>() + size_of::<u64>();
 
 /// Why bytes of a peer are not messages.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +92,16 @@ pub enum WireError {
         value: u64,
         /// The limit.
         max: u64,
+    },
+    /// A field of one length has another.
+    #[error("{field} of {bytes} bytes; it has {expected}")]
+    WrongLength {
+        /// The field.
+        field: &'static str,
+        /// Its length.
+        bytes: usize,
+        /// The length that it must have.
+        expected: usize,
     },
     /// Entries that do not follow each other, or the index before them.
     #[error("entry {found} where {expected} was due")]
@@ -279,6 +293,7 @@ fn forward_to_proto(forward: Forward) -> proto::Forward {
         request_id: forward.request_id,
         units: forward.units.into_iter().map(unit).collect(),
         timeout_ms: millis(forward.timeout),
+        trace: forward.trace.map(trace_to_proto),
     }
 }
 
@@ -292,6 +307,26 @@ fn forward_from_proto(raw: proto::Forward) -> Result<Forward, WireError> {
         request_id: raw.request_id,
         units,
         timeout: Duration::from_millis(raw.timeout_ms),
+        trace: raw.trace.map(|raw| trace_from_proto(&raw)).transpose()?,
+    })
+}
+
+fn trace_to_proto(trace: TraceContext) -> Bytes {
+    let TraceContext { trace_id, span_id } = trace;
+    let bytes = [&trace_id.get().to_be_bytes()[..], &span_id.get().to_be_bytes()].concat();
+    bytes.into()
+}
+
+fn trace_from_proto(raw: &[u8]) -> Result<TraceContext, WireError> {
+    let wrong_length =
+        || WireError::WrongLength { field: "trace", bytes: raw.len(), expected: TRACE_BYTES };
+    let (trace_id, span_id) = raw.split_first_chunk().ok_or_else(wrong_length)?;
+    let span_id = span_id.try_into().map_err(|_| wrong_length())?;
+    Ok(TraceContext {
+        trace_id: NonZeroU128::new(u128::from_be_bytes(*trace_id))
+            .ok_or(WireError::ZeroId { field: "trace id" })?,
+        span_id: NonZeroU64::new(u64::from_be_bytes(span_id))
+            .ok_or(WireError::ZeroId { field: "span id" })?,
     })
 }
 

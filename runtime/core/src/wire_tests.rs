@@ -1,5 +1,7 @@
 //! Tests of the wire: round trips of everything, and a name for each refusal.
 
+use std::ops::Range;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -83,7 +85,12 @@ fn forward() -> Forward {
         Unit { atomic: true, commands: vec![Bytes::from_static(b"a"), Bytes::new()] },
         Unit::single(Bytes::from_static(b"b")),
     ];
-    Forward { request_id: 77, units, timeout: Duration::from_millis(250) }
+    Forward { request_id: 77, units, timeout: Duration::from_millis(250), trace: Some(trace()) }
+}
+
+fn trace() -> TraceContext {
+    let trace_id = NonZeroU128::new((7 << 120) + 8).expect("not zero");
+    TraceContext { trace_id, span_id: NonZeroU64::new((9 << 56) + 1).expect("not zero") }
 }
 
 fn everything() -> Vec<Envelope> {
@@ -406,6 +413,23 @@ fn a_forward_waits_an_hour_at_most() {
 }
 
 #[test]
+fn a_trace_has_two_ids_of_their_length() {
+    let expected = TRACE_BYTES;
+    for bytes in [0, 1, 15, 16, 23, 25, 1_000] {
+        let error = refused_forward(|f| f.trace = Some(vec![1; bytes].into()));
+        assert_eq!(error, WireError::WrongLength { field: "trace", bytes, expected });
+    }
+    let with_zeros = |range: Range<usize>| {
+        let mut bytes = vec![1; TRACE_BYTES];
+        bytes[range].fill(0);
+        refused_forward(|f| f.trace = Some(bytes.into()))
+    };
+    assert_eq!((with_zeros(0..16), with_zeros(16..24)), (zero("trace id"), zero("span id")));
+    let sent = envelope(Body::Forward(Forward { trace: None, ..forward() }));
+    assert_eq!(decode_frame(frame([sent.clone()]), HERE), Ok(vec![sent]));
+}
+
+#[test]
 fn a_reply_has_results() {
     let empty = proto::envelope::Body::ForwardReply(proto::ForwardReply::default());
     assert_eq!(refused_body(empty), missing("results"));
@@ -459,6 +483,7 @@ fn each_refusal_says_what_it_found() {
         missing("body"),
         WireError::UnknownKind { field: "message kind", value: 7 },
         WireError::OutOfRange { field: "term", value: 9, max: 8 },
+        WireError::WrongLength { field: "trace", bytes: 23, expected: 24 },
         WireError::EntriesNotContiguous { expected, found },
         WireError::UnexpectedEntries,
     ]
@@ -469,6 +494,7 @@ fn each_refusal_says_what_it_found() {
         "body is missing",
         "message kind 7 is unknown or not for peers",
         "term is 9; at most 8 is allowed",
+        "trace of 23 bytes; it has 24",
         "entry 4 where 2 was due",
         "entries in a message that carries none",
     ];
@@ -621,12 +647,16 @@ fn kinds_are_numbered_as_by_raft() {
 #[test]
 fn a_forward_is_these_bytes() {
     let expected = [
-        &[0x2a, 19, 0x08, 77][..],
+        &[0x2a, 45, 0x08, 77][..],
         &[0x12, 7, 0x08, 1, 0x12, 1, b'a', 0x12, 0],
         &[0x12, 3, 0x12, 1, b'b', 0x18, 0xfa, 1],
+        &[0x22, 24, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8],
+        &[9, 0, 0, 0, 0, 0, 0, 1],
     ];
     let bytes = bytes_of(Body::Forward(forward()));
     assert_eq!(bytes, expected.concat());
+    let untraced = bytes_of(Body::Forward(Forward { trace: None, ..forward() }));
+    assert_eq!((untraced[1], &untraced[2..]), (19, &bytes[2..21]));
 }
 
 #[test]

@@ -12,9 +12,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use figment::value::{Dict, Value};
+use polyraft_actors::proposal_trace::TraceSink;
 use polyraft_core::ids::NodeId;
 use serde::de::DeserializeOwned;
 
@@ -44,6 +46,7 @@ pub struct NodeConfig {
     threads: ThreadsConfig,
     server: Value,
     has_chaos: bool,
+    trace_sink: Option<Arc<dyn TraceSink>>,
 }
 
 /// Where a node's identity lies, as PEM files. They are read at the start, again whenever their content
@@ -162,6 +165,19 @@ impl NodeConfig {
     pub fn with_chaos(mut self) -> Self {
         self.has_chaos = true;
         self
+    }
+
+    /// The same, for a node that tells `sink` of sampled proposals ([`crate::GroupHandle::with_trace`])
+    /// whose batches it led, when they have ended. Default: nobody is told.
+    #[must_use]
+    pub fn with_trace_sink(mut self, sink: Arc<dyn TraceSink>) -> Self {
+        self.trace_sink = Some(sink);
+        self
+    }
+
+    /// Who is told of sampled proposals.
+    pub fn trace_sink(&self) -> Option<&Arc<dyn TraceSink>> {
+        self.trace_sink.as_ref()
     }
 
     /// Whether faults can be injected; by default not.
@@ -353,6 +369,7 @@ impl NodeConfigBuilder {
             threads: self.threads,
             server: self.server.unwrap_or_else(|| Value::from(Dict::new())),
             has_chaos: false,
+            trace_sink: None,
         }
     }
 }

@@ -15,10 +15,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use polyraft_actors::applier::Query;
 use polyraft_actors::batcher::{GetBatcherStats, Propose};
+use polyraft_actors::clock::Clock;
 use polyraft_actors::directory::{GroupAddrs, GroupCell};
 use polyraft_actors::group::{Read, TransferLeader};
 use polyraft_actors::mailbox::{ActorKind, Offer, offer};
 use polyraft_actors::proposal::UnitReply;
+use polyraft_actors::proposal_trace::TracedUnit;
 use polyraft_core::batch::Unit;
 use polyraft_core::error::{ProposeError, ReadError};
 use polyraft_core::ids::{GroupId, LogIndex, NodeId, Term};
@@ -26,6 +28,7 @@ use polyraft_core::message::AppliedUnit;
 use polyraft_core::propose_batcher::BatcherStats;
 use polyraft_core::state_machine::Response;
 use polyraft_core::status::{GroupEvent, GroupStatus, Health};
+use polyraft_core::trace::TraceContext;
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -68,6 +71,8 @@ pub struct GroupHandle {
     cell: Arc<GroupCell>,
     deadline: Duration,
     figures: Arc<CallFigures>,
+    clock: Arc<dyn Clock>,
+    trace: Option<TraceContext>,
 }
 
 impl GroupHandle {
@@ -76,8 +81,9 @@ impl GroupHandle {
         cell: Arc<GroupCell>,
         deadline: Duration,
         figures: Arc<CallFigures>,
+        clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { id, cell, deadline, figures }
+        Self { id, cell, deadline, figures, clock, trace: None }
     }
 
     /// The group's id.
@@ -107,6 +113,14 @@ impl GroupHandle {
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { deadline, ..self.clone() }
+    }
+
+    /// The same handle for calls that are part of a sampled trace: of each proposal, the node that leads
+    /// tells its own sink ([`crate::NodeConfig::with_trace_sink`]) which stages it reached when. Reads
+    /// tell nothing.
+    #[must_use]
+    pub fn with_trace(&self, trace: TraceContext) -> Self {
+        Self { trace: Some(trace), ..self.clone() }
     }
 
     /// Proposes one command, up to [`crate::limits::COMMAND_BYTES_MAX`] bytes, and waits until it is
@@ -219,11 +233,12 @@ impl GroupHandle {
 
     async fn propose_unit(&self, unit: Unit) -> Result<AppliedUnit, ProposeError> {
         let (group, deadline) = (self.id, self.deadline);
+        let trace = self.trace.map(|trace| TracedUnit::new(trace, self.clock.now()));
         let until = Instant::now() + deadline;
         let addrs = self.addrs(until).await.map_err(|down| self.propose_error(down))?;
         let (reply, outcome) = oneshot::channel();
-        let deadline_left = until.duration_since(Instant::now());
-        let propose = Propose { unit, deadline: deadline_left, reply: UnitReply::Local(reply) };
+        let left = until.duration_since(Instant::now());
+        let propose = Propose { unit, deadline: left, trace, reply: UnitReply::Local(reply) };
         match offer(&addrs.batcher, ActorKind::Batcher, propose) {
             Offer::Queued => {}
             Offer::Dropped => {

@@ -82,7 +82,8 @@ pub use group_handle::{Applied, AppliedBatch, GroupHandle};
 pub use node::Node;
 pub use node_error::{CreateGroupError, ReloadError, StartError};
 pub use node_status::{CertificateStatus, LogWriterStatus, NodeStatus};
-pub use polyraft_actors::metric_catalogue;
+pub use polyraft_actors::metric_catalogue::{self, Stage};
+pub use polyraft_actors::proposal_trace::{ProposalTrace, StageSpan, TraceSink};
 pub use polyraft_core::entry::{Configuration, Member};
 pub use polyraft_core::error::{ProposeError, ReadError};
 #[cfg(feature = "failpoints")]
@@ -97,6 +98,7 @@ pub use polyraft_core::state_machine::{
     ApplyContext, ApplyError, Response, State, StateError, StateMachine,
 };
 pub use polyraft_core::status::{GroupEvent, GroupStatus, Health, Role};
+pub use polyraft_core::trace::TraceContext;
 pub use profile::{EffectiveTiming, Profile, TimingConfig};
 
 /// The README's example compiles too.

@@ -289,7 +289,8 @@ impl Node {
 
     fn handle(&self, id: GroupId, cell: Arc<GroupCell>) -> GroupHandle {
         let deadline = self.inner.config.limits().proposal_deadline;
-        GroupHandle::new(id, cell, deadline, self.inner.figures.clone())
+        let clock = self.inner.parts.clock.clone();
+        GroupHandle::new(id, cell, deadline, self.inner.figures.clone(), clock)
     }
 
     /// Checks a new group against those that exist, and takes its place in the directory.

@@ -215,6 +215,7 @@ fn assemble(config: &NodeConfig, opened: Opened) -> Report {
         machine: Box::new(move |group: GroupId, name: &str| machine(&GroupSpec::new(group, name))),
         on_storage_failed: Box::new(|reason| tracing::error!(reason, "storage failed")),
         log_progress: Arc::default(),
+        traces: config.trace_sink().cloned(),
         slots: Slots::default(),
     });
     let chaos = ports.map(|ports| Chaos::new(parts.clone(), ports));

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 
 use crate::access::{Access, AccessError, AdminAccessConfig};
@@ -26,6 +27,7 @@ use crate::etcd::{self, Keyspaces};
 use crate::event_log::EventLog;
 use crate::event_watch;
 use crate::mvcc::Keyspace;
+use crate::otlp::Otlp;
 pub use crate::recorder::install_metrics;
 use crate::summary::SummarySource;
 
@@ -105,7 +107,7 @@ pub struct Instance {
 
 impl Instance {
     /// Starts a node and serves it. With a token, its bearer can inject faults into the node, as can
-    /// whoever has the destroy role.
+    /// whoever has the destroy role. With an exporter, requests and their proposals are traced.
     ///
     /// # Errors
     /// A token or an address cannot be used, or the runtime does not start. Nothing is left running.
@@ -114,6 +116,7 @@ impl Instance {
         server: ServerConfig,
         metrics: PrometheusHandle,
         chaos_token: Option<AccessToken>,
+        otlp: Option<&Otlp>,
     ) -> Result<Self, InstanceError> {
         let client_urls = client_urls(&server)?;
         let has_chaos = chaos_token.is_some();
@@ -126,6 +129,10 @@ impl Instance {
             .filter(|group| group.nodes().is_empty() || group.nodes().contains(&node_id))
             .count();
         let config = if has_chaos { config.with_chaos() } else { config };
+        let config = match otlp {
+            Some(otlp) => config.with_trace_sink(otlp.sink()),
+            None => config,
+        };
         let node = Node::start(config, |_| Box::new(Keyspace::default())).await?;
         let (stopping, _) = watch::channel(false);
         let mut instance = Self {
@@ -137,7 +144,8 @@ impl Instance {
             stopping,
             services: JoinSet::new(),
         };
-        instance.serve_clients(client.0, Keyspaces::new(node.clone(), client_urls));
+        let keyspaces = Keyspaces::new(node.clone(), client_urls);
+        instance.serve_clients(client.0, etcd::routes(keyspaces, otlp));
         let summary = instance.watch_events();
         let served = Admin { node, metrics, groups_expected, access, summary };
         instance.serve_admin(admin.0, served);
@@ -176,12 +184,12 @@ impl Instance {
         self.node.stop().await;
     }
 
-    fn serve_clients(&mut self, listener: TcpListener, keyspaces: Keyspaces) {
+    fn serve_clients(&mut self, listener: TcpListener, routes: Routes) {
         // The builder's own `tcp_nodelay` is for listeners that it binds itself. Without it an answer
         // in two writes waits 40 ms for the client's delayed acknowledgement of the first.
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let server = tonic::transport::Server::builder()
-            .add_routes(etcd::routes(keyspaces))
+            .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, self.stopped());
         self.services.spawn(async move {
             if let Err(error) = server.await {

@@ -3,7 +3,8 @@
 //! ```text
 //! commands (dev, node, …) → Instance ─┬ Node        the runtime, as any embedder has it
 //!                                     ├ etcd        gRPC, a keyspace per group ─→ mvcc
-//!                                     └ admin       HTTP: health, metrics, status page, chaos
+//!                                     ├ admin       HTTP: health, metrics, status page, chaos
+//!                                     └ otlp        traces, to a collector
 //!            systemd                  readiness and watchdog, to the service manager
 //!                                  chaos          a cluster under load and faults, judged
 //! ```
@@ -26,6 +27,11 @@ mod group_rates;
 pub mod instance;
 pub mod latency;
 pub mod mvcc;
+#[cfg(feature = "otlp")]
+pub mod otlp;
+#[cfg(not(feature = "otlp"))]
+#[path = "otlp_left_out.rs"]
+pub mod otlp;
 pub mod page;
 pub mod proto;
 pub mod recorder;

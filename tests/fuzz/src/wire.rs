@@ -16,6 +16,7 @@ use polyraft_core::message::{
     AppliedUnit, Body, Envelope, Forward, ForwardReply, RaftKind, RaftMessage,
 };
 use polyraft_core::state_machine::Response;
+use polyraft_core::trace::TraceContext;
 use polyraft_core::wire::{append_envelope, decode_frame};
 use polyraft_tests::host::GROUP;
 
@@ -135,7 +136,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
         Unit { atomic: true, commands: vec![Bytes::from_static(b"a"), Bytes::new()] },
         Unit::single(Bytes::from_static(b"b")),
     ];
-    let forward = Forward { request_id: 77, units, timeout: Duration::from_millis(250) };
+    let trace =
+        TraceContext::from_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    let timeout = Duration::from_millis(250);
+    let forward = Forward { request_id: 77, units, timeout, trace };
     let reply = ForwardReply { request_id: 77, results: results() };
     let mut bodies: Vec<_> = messages().into_iter().map(Body::Raft).collect();
     bodies.extend([Body::Forward(forward), Body::ForwardReply(reply), Body::UnknownGroup]);

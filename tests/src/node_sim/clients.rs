@@ -118,7 +118,8 @@ impl Asker {
         let (number, key) = self.judge.lock().began(group, node, true);
         let unit = Unit { atomic: false, commands: vec![command(Write { number, key })] };
         let (reply, outcome) = oneshot::channel();
-        let propose = Propose { unit, deadline: self.deadline, reply: UnitReply::Local(reply) };
+        let propose =
+            Propose { unit, deadline: self.deadline, trace: None, reply: UnitReply::Local(reply) };
         // A mailbox that is closed or full drops the reply: nothing was proposed.
         let is_sent = addrs.batcher.try_send(propose).is_ok();
         self.wait(group, number, async move {

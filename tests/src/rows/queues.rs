@@ -171,7 +171,11 @@ fn of_peers(group: &GroupHandle) -> Vec<(&'static str, GroupId, Body)> {
         ("heartbeat answers: group", here, Body::Raft(raft(RaftKind::HeartbeatResponse))),
         ("appends: group", here, Body::Raft(append)),
         ("read requests: group", here, Body::Raft(raft(RaftKind::ReadIndex))),
-        ("forwards: batcher", here, Body::Forward(Forward { request_id: 1, units, timeout })),
+        (
+            "forwards: batcher",
+            here,
+            Body::Forward(Forward { request_id: 1, units, timeout, trace: None }),
+        ),
         (
             "forward answers: batcher",
             here,

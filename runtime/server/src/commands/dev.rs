@@ -22,6 +22,7 @@ use crate::access::AdminAccessConfig;
 use crate::access_token::AccessToken;
 use crate::etcd::DEFAULT_KEYSPACE;
 use crate::instance::{Instance, InstanceError, ServerConfig, install_metrics};
+use crate::otlp::Otlp;
 use crate::report::{GroupReport, NodeReport};
 
 /// Ports between one node and the next.
@@ -63,7 +64,8 @@ pub(super) async fn run(args: DevArgs) -> Result<(), CommandError> {
     let shape = DevShape { nodes: args.nodes, keyspaces: args.keyspaces };
     let data = DevData::open(&args.data_dir, shape)?;
     let token = args.chaos.token()?;
-    let instances = start_all(&ports, &data, args.keyspaces, token).await?;
+    let otlp = Otlp::from_env()?;
+    let instances = start_all(&ports, &data, args.keyspaces, token, otlp.as_ref()).await?;
     let formed = tokio::select! {
         () = formation(&instances) => true,
         () = signals.next() => false,
@@ -75,6 +77,9 @@ pub(super) async fn run(args: DevArgs) -> Result<(), CommandError> {
     eprintln!("stopping; Ctrl-C again forces it");
     signals.force_from_now_on();
     stop_all(instances).await;
+    if let Some(otlp) = otlp {
+        otlp.stop().await;
+    }
     Ok(())
 }
 
@@ -104,6 +109,7 @@ async fn start_all(
     data: &DevData,
     keyspaces: u64,
     chaos_token: Option<AccessToken>,
+    otlp: Option<&Otlp>,
 ) -> Result<Vec<Instance>, CommandError> {
     let metrics = install_metrics()?;
     let client_urls: BTreeMap<_, _> =
@@ -118,7 +124,8 @@ async fn start_all(
         };
         let started = match node_config(ports, own, data, keyspaces) {
             Ok(config) => {
-                Instance::start(config, server, metrics.clone(), chaos_token.clone()).await
+                let (metrics, token) = (metrics.clone(), chaos_token.clone());
+                Instance::start(config, server, metrics, token, otlp).await
             }
             Err(error) => Err(error),
         };

@@ -21,7 +21,7 @@ mod status;
 use std::error::Error;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::admin_client::AdminError;
 use crate::instance::InstanceError;
@@ -30,9 +30,22 @@ use crate::instance::InstanceError;
 #[derive(Debug, Parser)]
 #[command(name = "polyraft", version)]
 pub struct Cli {
+    /// How to write the log, which goes to the standard error stream.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub log_format: LogFormat,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Ways to write the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line for people.
+    #[default]
+    Text,
+    /// A JSON object per line.
+    Json,
 }
 
 /// The subcommands.
@@ -103,6 +116,9 @@ pub enum CommandError {
     /// The service manager cannot be told anything.
     #[error(transparent)]
     Notify(#[from] crate::systemd::NotifyError),
+    /// Traces cannot be exported as the environment asks.
+    #[error(transparent)]
+    Otlp(#[from] crate::otlp::OtlpError),
     /// What was asked for cannot be written.
     #[error("cannot write the output")]
     Output(#[source] std::io::Error),

@@ -9,6 +9,7 @@ use super::CommandError;
 use super::chaos_args::ChaosArgs;
 use super::signals::{ReloadSignals, StopSignals};
 use crate::instance::{Instance, InstanceError, ServerConfig, install_metrics};
+use crate::otlp::Otlp;
 use crate::systemd::Notifier;
 
 /// Arguments of `polyraft node`.
@@ -27,7 +28,9 @@ pub(super) async fn run(args: NodeArgs) -> Result<(), CommandError> {
     let config = NodeConfig::from_toml_file(&args.config).map_err(InstanceError::from)?;
     let server: ServerConfig = config.server_section().map_err(InstanceError::from)?;
     let token = args.chaos.token()?;
-    let instance = Instance::start(config, server, install_metrics()?, token).await?;
+    let otlp = Otlp::from_env()?;
+    let instance =
+        Instance::start(config, server, install_metrics()?, token, otlp.as_ref()).await?;
     reloads.reload(&instance);
     tracing::info!(
         node = instance.node().id().get(),
@@ -45,6 +48,9 @@ pub(super) async fn run(args: NodeArgs) -> Result<(), CommandError> {
     tracing::info!("stopping; once more forces it");
     signals.force_from_now_on();
     instance.stop().await;
+    if let Some(otlp) = otlp {
+        otlp.stop().await;
+    }
     tracing::info!("stopped");
     Ok(())
 }

@@ -21,7 +21,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<MemberListRequest>,
     ) -> Result<Response<MemberListResponse>, Status> {
-        let keyspace = self.0.pick(request.metadata())?;
+        let keyspace = self.0.pick(&request)?;
         let mut header = None;
         if request.into_inner().linearizable {
             let position = QueryKind::Position(Position::default());

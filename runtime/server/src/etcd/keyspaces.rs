@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use polyraft::{GroupHandle, Node, NodeId};
+use polyraft::{GroupHandle, Node, NodeId, TraceContext};
 use prost::Message;
-use tonic::Status;
 use tonic::metadata::MetadataMap;
+use tonic::{Request, Status};
 
 use super::{statuses, validate};
 use crate::proto::etcdserverpb::ResponseHeader;
@@ -43,12 +43,15 @@ impl Keyspaces {
         self.client_urls.get(&node).map(String::as_str)
     }
 
-    /// The keyspace that a request with this `metadata` means.
-    pub(super) fn pick(&self, metadata: &MetadataMap) -> Result<KeyspaceHandle, Status> {
-        let name = named_in(metadata)?;
-        let group = self.node.group(name).ok_or_else(|| {
+    /// The keyspace that a request means; what it proposes there is part of the request's trace.
+    pub(super) fn pick<T>(&self, request: &Request<T>) -> Result<KeyspaceHandle, Status> {
+        let name = named_in(request.metadata())?;
+        let mut group = self.node.group(name).ok_or_else(|| {
             Status::not_found(format!("polyraft: keyspace {name:?} does not exist on this node"))
         })?;
+        if let Some(trace) = request.extensions().get::<TraceContext>() {
+            group = group.with_trace(*trace);
+        }
         let member_id = self.node.id().get();
         Ok(KeyspaceHandle { group, cluster_id: self.cluster_id, member_id })
     }

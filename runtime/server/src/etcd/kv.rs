@@ -23,7 +23,7 @@ impl Kv for KvService {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
-        let keyspace = self.0.pick(request.metadata())?;
+        let keyspace = self.0.pick(&request)?;
         let request = request.into_inner();
         validate::check_range(&request)?;
         let serializable = request.serializable;
@@ -37,7 +37,7 @@ impl Kv for KvService {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let keyspace = self.0.pick(request.metadata())?;
+        let keyspace = self.0.pick(&request)?;
         let request = request.into_inner();
         validate::check_put(&request)?;
         match keyspace.propose(CommandKind::Put(request)).await? {
@@ -53,7 +53,7 @@ impl Kv for KvService {
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        let keyspace = self.0.pick(request.metadata())?;
+        let keyspace = self.0.pick(&request)?;
         let request = request.into_inner();
         validate::check_delete_range(&request)?;
         match keyspace.propose(CommandKind::DeleteRange(request)).await? {
@@ -67,7 +67,7 @@ impl Kv for KvService {
 
     /// A transaction that cannot write is a read: it costs no log entry.
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        let keyspace = self.0.pick(request.metadata())?;
+        let keyspace = self.0.pick(&request)?;
         let request = request.into_inner();
         validate::check_txn(&request)?;
         let (answer, term) = if validate::is_read_only(&request) {
@@ -90,7 +90,7 @@ impl Kv for KvService {
         &self,
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
-        let keyspace = self.0.pick(request.metadata())?;
+        let keyspace = self.0.pick(&request)?;
         let request = request.into_inner();
         match keyspace.propose(CommandKind::Compact(request)).await? {
             (AnswerKind::Compact(mut response), term) => {

@@ -27,7 +27,7 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<AlarmRequest>,
     ) -> Result<Response<AlarmResponse>, Status> {
-        let keyspace = self.0.pick(request.metadata())?;
+        let keyspace = self.0.pick(&request)?;
         if request.into_inner().action() == AlarmAction::Activate {
             return Err(Status::unimplemented("polyraft: alarms cannot be activated"));
         }
@@ -39,7 +39,7 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
-        let keyspace = self.0.pick(request.metadata())?;
+        let keyspace = self.0.pick(&request)?;
         let header = keyspace.header(Some(position(&keyspace).await?));
         let storage_bytes = self.0.node().storage_bytes();
         let response = status_response(&keyspace.group().status(), storage_bytes);
@@ -47,7 +47,7 @@ impl Maintenance for MaintenanceService {
     }
 
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
-        let keyspace = self.0.pick(request.metadata())?;
+        let keyspace = self.0.pick(&request)?;
         let hash = hash_kv(&keyspace, HashKvRequest::default()).await?;
         Ok(Response::new(HashResponse { header: hash.header, hash: hash.hash }))
     }
@@ -56,7 +56,7 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<HashKvRequest>,
     ) -> Result<Response<HashKvResponse>, Status> {
-        let keyspace = self.0.pick(request.metadata())?;
+        let keyspace = self.0.pick(&request)?;
         Ok(Response::new(hash_kv(&keyspace, request.into_inner()).await?))
     }
 }

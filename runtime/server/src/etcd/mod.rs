@@ -20,6 +20,8 @@ mod statuses;
 mod validate;
 
 pub use keyspaces::{DEFAULT_KEYSPACE, KEYSPACE_METADATA, Keyspaces};
+#[cfg(feature = "otlp")]
+pub(crate) use request_figures::code_of;
 pub use routes::routes;
 #[cfg(test)]
 pub(crate) use statuses::of_refusal;

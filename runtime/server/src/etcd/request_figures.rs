@@ -54,7 +54,7 @@ fn method_of(path: &str) -> usize {
 }
 
 /// The place in [`CODES`] of what a response says.
-fn code_of(response: &Response) -> usize {
+pub(crate) fn code_of(response: &Response) -> usize {
     let Some(status) = response.headers().get("grpc-status") else { return 0 };
     let code = status.to_str().ok().and_then(|status| status.parse().ok());
     code.filter(|code| *code < CODES.len()).unwrap_or(UNKNOWN)

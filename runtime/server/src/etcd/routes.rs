@@ -12,6 +12,7 @@ use super::keyspaces::Keyspaces;
 use super::kv::KvService;
 use super::maintenance::MaintenanceService;
 use super::request_figures::{self, RequestFigures};
+use crate::otlp::Otlp;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
@@ -22,8 +23,9 @@ const FRAME_BYTES_MAX: usize = 4 << 20;
 /// Ranges have no limit of their own, as in etcd.
 const RESPONSE_BYTES_MAX: usize = i32::MAX as usize;
 
-/// The etcd v3 API over `keyspaces`, for a tonic server.
-pub fn routes(keyspaces: Keyspaces) -> Routes {
+/// The etcd v3 API over `keyspaces`, for a tonic server, traced if there is somewhere to trace to.
+pub fn routes(keyspaces: Keyspaces, otlp: Option<&Otlp>) -> Routes {
+    let node = keyspaces.node().id();
     let kv = KvServer::new(KvService(keyspaces.clone()))
         .max_decoding_message_size(FRAME_BYTES_MAX)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
@@ -31,7 +33,11 @@ pub fn routes(keyspaces: Keyspaces) -> Routes {
         .add_service(ClusterServer::new(ClusterService(keyspaces.clone())))
         .add_service(MaintenanceServer::new(MaintenanceService(keyspaces)));
     let counted = from_fn_with_state(RequestFigures::new(), request_figures::count);
-    Routes::from(served.into_axum_router().fallback(not_served).layer(counted))
+    let served = served.into_axum_router().fallback(not_served).layer(counted);
+    Routes::from(match otlp {
+        Some(otlp) => otlp.around(served, node),
+        None => served,
+    })
 }
 
 async fn not_served(uri: Uri) -> impl IntoResponse {
