@@ -14,7 +14,7 @@ pub struct LogWriterProgress {
     commits: AtomicU64,
     durable_commits: AtomicU64,
     last_commit_us: AtomicU64,
-    /// Microseconds of the node's clock plus one; 0 while no commit is in progress.
+    /// Microseconds of the node's clock plus one; 0 while no commit or collection is in progress.
     commit_since: AtomicU64,
     full: AtomicBool,
     poisoned: AtomicBool,
@@ -45,8 +45,8 @@ impl LogWriterProgress {
         Duration::from_micros(self.last_commit_us.load(Relaxed))
     }
 
-    /// How long the commit in progress has been going on at `now`, a reading of the node's clock;
-    /// `None` between commits.
+    /// How long the commit, or the piece of garbage collection, in progress has been going on at `now`,
+    /// a reading of the node's clock; `None` between them.
     pub fn in_commit_for(&self, now: Moment) -> Option<Duration> {
         let since = self.commit_since.load(Relaxed).checked_sub(1)?;
         Some(now.since(Moment::new(Duration::from_micros(since))))
@@ -75,6 +75,15 @@ impl LogWriterProgress {
         self.commits.fetch_add(1, Relaxed);
         self.queued.store(queued as u64, Relaxed);
         took
+    }
+
+    /// A piece of garbage collection waits for the same disk, and holds up the commits behind it.
+    pub(crate) fn collection_started(&self, now: Moment) {
+        self.commit_since.store(now.since_start().as_micros() as u64 + 1, Relaxed);
+    }
+
+    pub(crate) fn collection_ended(&self) {
+        self.commit_since.store(0, Relaxed);
     }
 
     pub(crate) fn set_full(&self, full: bool) {

@@ -20,13 +20,14 @@ enum Answer {
     Corrupt(GroupId),
 }
 
-/// A log in memory. `gate`, if set, holds every commit until the test sends a unit.
+/// A log in memory. A gate, if set, holds every commit, or every collection, until the test sends a unit.
 #[derive(Default)]
 struct Disk {
     commits: Vec<Vec<GroupAppend>>,
     script: VecDeque<Answer>,
     last: BTreeMap<GroupId, LogIndex>,
     gate: Option<mpsc::Receiver<()>>,
+    collection_gate: Option<mpsc::Receiver<()>>,
     garbage: usize,
     collected: usize,
 }
@@ -87,6 +88,11 @@ impl LogStore for FakeLog {
     }
 
     fn collect_garbage(&mut self) -> Result<bool, StorageError> {
+        let gate = self.disk().collection_gate.take();
+        if let Some(gate) = gate {
+            let _ = gate.recv();
+            self.disk().collection_gate = Some(gate);
+        }
         let mut disk = self.disk();
         disk.collected += 1;
         disk.garbage = disk.garbage.saturating_sub(1);
@@ -299,6 +305,30 @@ fn garbage_is_collected_piece_by_piece_when_idle() {
             tokio::time::sleep(COLLECTION_PAUSE).await;
         }
         assert_eq!(bench.log.disk().collected, 10);
+    });
+}
+
+/// Goal: a disk that stands still is seen, whatever the log writer was doing when it stopped. Method: a
+/// collection that does not end.
+#[test]
+fn a_collection_that_stands_still_is_seen() {
+    System::new().block_on(async {
+        let arbiter = Arbiter::new();
+        let mut bench = Bench::start_on(&arbiter.handle(), LogWriterConfig::default());
+        let (open, gate) = mpsc::channel();
+        bench.log.disk().collection_gate = Some(gate);
+        bench.append(1, 1).await;
+        bench.persisted().await;
+        let now = || SystemClock::start().now();
+        while bench.progress.in_commit_for(now()).is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bench.log.disk().collected, 0, "it waits in the collection");
+        drop(open);
+        while bench.progress.in_commit_for(now()).is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bench.progress.commits(), 1, "a collection is no commit");
     });
 }
 

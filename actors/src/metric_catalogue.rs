@@ -342,7 +342,7 @@ table! {
     Histogram "polyraft_leaderless_duration_seconds" Seconds [] None "an election"
         => "How long a replica here knew no leader, once it knew one again.";
     Counter "polyraft_link_connects_total" Count [PEER] None "a start, a cut link"
-        => "Connections made to one peer; all but the first are reconnects.";
+        => "How often the link to one peer came up; all but the first are reconnects. A connection that takes the place of one that works is none.";
     Counter "polyraft_link_dropped_total" Count [DROP] None "a cut link, a flood"
         => "Messages that found the outbox full, and frames without a connection, by reason.";
     Histogram "polyraft_link_frame_bytes" Bytes [] None LOAD
@@ -368,7 +368,7 @@ table! {
     Gauge "polyraft_link_up" Count [PEER] None "a start, a cut link"
         => "1 while there is a connection to the peer, else 0.";
     Gauge "polyraft_log_commit_age_seconds" Seconds [] Persisted "a stalled disk"
-        => "How long the commit of the journal that is under way has been running; 0 between two.";
+        => "How long the journal's commit, or piece of garbage collection, that is under way has been running; 0 between two.";
     Histogram "polyraft_log_commit_appends" Count [] Persisted LOAD
         => "Groups' appends in one commit: the width of a group commit.";
     Counter "polyraft_log_commit_bytes_total" Bytes [] Persisted LOAD

@@ -190,6 +190,7 @@ impl Transport for MemoryTransport {
             traffic: link.traffic.snapshot(),
             certificates: None,
             connects: link.connects,
+            takeovers: 0,
             last_error: None,
         };
         node.peers.iter().map(status).collect()

@@ -244,7 +244,7 @@ fn revoked() {
     let (roots, crl) = (scene.authority.root_pem(), scene.authority.revoke(&[3]));
     let identity = scene.authority.identity_trusting(&Leaf::of(1), &roots, &crl);
     scene.target.transport.reload(identity).unwrap();
-    wait_until("renewed", || scene.target.transport.link_status()[0].connects == 2);
+    wait_until("renewed", || scene.target.transport.link_status()[0].takeovers == 1);
     let revoked = QuicNode::start(&scene.authority, 3, scene.runtime.handle());
     revoked.transport.set_peers(&[at(1, scene.target.address())]);
     wait_until("refused", || scene.target.refused(Refusal::Revoked) > 0);

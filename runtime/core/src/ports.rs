@@ -377,8 +377,11 @@ pub struct LinkStatus {
     pub traffic: LinkTraffic,
     /// What the two showed each other, if connected and authenticated.
     pub certificates: Option<LinkCertificates>,
-    /// Connections made since start.
+    /// How often the link came up since the start.
     pub connects: u64,
+    /// How often a connection took the place of one that worked, as when a certificate is renewed. The
+    /// link stays up.
+    pub takeovers: u64,
     /// Why the last attempt or connection ended, in words for a person.
     pub last_error: Option<String>,
 }

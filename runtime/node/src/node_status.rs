@@ -63,7 +63,7 @@ pub struct LogWriterStatus {
     pub commits: u64,
     /// How long the last commit took.
     pub last_commit: Duration,
-    /// How long the commit under way has been running, if one is.
+    /// How long the commit, or the piece of garbage collection, under way has been running, if one is.
     pub in_commit_for: Option<Duration>,
     /// Whether the disk or the map is full: nothing is acknowledged until there is room.
     pub is_full: bool,

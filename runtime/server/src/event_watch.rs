@@ -220,6 +220,7 @@ mod tests {
             certificates: None,
             traffic: LinkTraffic::default(),
             connects,
+            takeovers: 0,
             last_error: last_error.map(str::to_owned),
         }
     }

@@ -93,8 +93,9 @@ pub const SCENARIOS: [Scenario; 21] = [
     scenario(
         "processes",
         "ticks come late",
+        // On every node: whoever leads by then sends late.
         Again(
-            &[0],
+            &[0, 1, 2],
             r#"{"kind":"stall_actor","actor":"tick","for":"2300ms"}"#,
             Duration::from_millis(2_800),
         ),

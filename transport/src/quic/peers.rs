@@ -67,6 +67,7 @@ pub(super) struct Link {
     pub(super) live: watch::Sender<Option<Arc<Live>>>,
     pub(super) traffic: Arc<Traffic>,
     connects: AtomicU64,
+    takeovers: AtomicU64,
     last_error: Mutex<Option<String>>,
 }
 
@@ -113,6 +114,7 @@ impl Link {
             live: watch::Sender::new(None),
             traffic: Arc::default(),
             connects: AtomicU64::new(0),
+            takeovers: AtomicU64::new(0),
             last_error: Mutex::new(None),
         };
         (Arc::new(link), inbox)
@@ -133,8 +135,9 @@ impl Link {
     }
 
     pub(super) fn came_up(&self, live: Arc<Live>) {
-        self.connects.fetch_add(1, Relaxed);
-        self.live.send_replace(Some(live));
+        let was_up = self.live.send_replace(Some(live)).is_some();
+        let count = if was_up { &self.takeovers } else { &self.connects };
+        count.fetch_add(1, Relaxed);
     }
 
     pub(super) fn went_down(&self) {
@@ -159,6 +162,7 @@ impl Link {
             traffic: self.traffic.snapshot(),
             certificates: live.as_ref().and_then(|live| live.certificates(own_round)),
             connects: self.connects.load(Relaxed),
+            takeovers: self.takeovers.load(Relaxed),
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
