@@ -170,7 +170,7 @@ impl Trouble {
             }
             Self::SpoiledCertificate(at) => put_back_certificate(stage, at)?,
             Self::Damaged(at) => {
-                stage.restart_with(at, |stage| set_marked(stage, at, b'~'))?;
+                stage.restart_with(at, |stage| set_marked(stage, at, b'~').map(drop))?;
             }
             Self::Wiped(at) => {
                 let data = stage.cluster.data_dir(at);
@@ -305,24 +305,38 @@ fn run(command: &mut Command) -> Result<(), Box<dyn Error>> {
     Err(format!("{command:?} failed: {said}").into())
 }
 
-/// Damages an entry in a node's journal, which the node reads as it starts.
+/// Attempts to have an entry in a node's journal while nobody writes to that.
+const MARK_ATTEMPTS: usize = 5;
+
+/// Damages an entry in a node's journal, which the node reads as it starts. On a stage whose journal is
+/// small the entry may be collected before the node is down: then it takes another one.
 async fn damage(stage: &mut Stage, at: usize) -> Result<(), Box<dyn Error>> {
-    let mut client = connect(&stage.cluster.endpoints()[at]).await?;
-    client.put("marked", format!("{MARKED}{}", "~".repeat(MARK_BYTES)), None).await?;
-    // A start brings what is in the redo log to the journal.
-    stage.restart_with(at, |_| Ok(()))?;
-    stage.cluster.wait_until_serving(at).await?;
-    stage.restart_with(at, |stage| set_marked(stage, at, b'!'))
+    for _ in 0..MARK_ATTEMPTS {
+        let mut client = connect(&stage.cluster.endpoints()[at]).await?;
+        client.put("marked", format!("{MARKED}{}", "~".repeat(MARK_BYTES)), None).await?;
+        // A start brings what is in the redo log to the journal.
+        stage.restart_with(at, |_| Ok(()))?;
+        stage.cluster.wait_until_serving(at).await?;
+        let mut marks = 0;
+        stage.restart_with(at, |stage| {
+            marks = set_marked(stage, at, b'!')?;
+            Ok(())
+        })?;
+        if marks > 0 {
+            return Ok(());
+        }
+        stage.cluster.wait_until_serving(at).await?;
+    }
+    Err("the value is not in the journal's file".into())
 }
 
-/// Sets the byte behind each mark in a node's journal, while it does not run.
-fn set_marked(stage: &Stage, at: usize, byte: u8) -> Result<(), Box<dyn Error>> {
+/// Sets the byte behind each mark in a node's journal, while it does not run; how many there were.
+fn set_marked(stage: &Stage, at: usize, byte: u8) -> Result<usize, Box<dyn Error>> {
     let file = stage.cluster.data_dir(at).join("log/data.mdb");
     let mut bytes = fs::read(&file)?;
-    if set_behind_marks(&mut bytes, byte) == 0 {
-        return Err("the value is not in the journal's file".into());
-    }
-    Ok(fs::write(&file, bytes)?)
+    let marks = set_behind_marks(&mut bytes, byte);
+    fs::write(&file, bytes)?;
+    Ok(marks)
 }
 
 /// How many marks there were.
