@@ -395,9 +395,9 @@ impl LogWriter {
         self.uncollected_bytes =
             self.uncollected_bytes.saturating_sub(self.config.collection_bytes);
         let before = self.store.stats();
-        self.ports.progress.collection_started(self.ports.clock.now());
+        self.ports.progress.write_started(self.ports.clock.now());
         let collected = self.store.collect_garbage();
-        self.ports.progress.collection_ended();
+        self.ports.progress.write_ended();
         let after = self.store.stats();
         metrics::counter!("polyraft_journal_collections_total").increment(1);
         metrics::counter!("polyraft_journal_collected_bytes_total")

@@ -64,25 +64,25 @@ impl LogWriterProgress {
 
     pub(crate) fn commit_started(&self, now: Moment, queued: usize) {
         self.queued.store(queued as u64, Relaxed);
-        self.commit_since.store(now.since_start().as_micros() as u64 + 1, Relaxed);
+        self.write_started(now);
     }
 
     /// Returns how long the commit took.
     pub(crate) fn commit_ended(&self, now: Moment, queued: usize) -> Duration {
         let took = self.in_commit_for(now).unwrap_or_default();
         self.last_commit_us.store(took.as_micros() as u64, Relaxed);
-        self.commit_since.store(0, Relaxed);
+        self.write_ended();
         self.commits.fetch_add(1, Relaxed);
         self.queued.store(queued as u64, Relaxed);
         took
     }
 
-    /// A piece of garbage collection waits for the same disk, and holds up the commits behind it.
-    pub(crate) fn collection_started(&self, now: Moment) {
+    /// Of a piece of garbage collection too: it waits for the same disk, and holds up the commits behind it.
+    pub(crate) fn write_started(&self, now: Moment) {
         self.commit_since.store(now.since_start().as_micros() as u64 + 1, Relaxed);
     }
 
-    pub(crate) fn collection_ended(&self) {
+    pub(crate) fn write_ended(&self) {
         self.commit_since.store(0, Relaxed);
     }
 

@@ -2,7 +2,6 @@
 
 use std::num::{NonZeroU64, NonZeroU128};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -45,12 +44,12 @@ impl Told {
     }
 }
 
-/// A clock that stands where it was put, in milliseconds.
-struct Stopped(AtomicU64);
+/// A clock that stands where it was put.
+struct Stopped(Moment);
 
 impl Clock for Stopped {
     fn now(&self) -> Moment {
-        at(self.0.load(SeqCst))
+        self.0
     }
 
     fn wall_ms(&self) -> u64 {
@@ -65,7 +64,7 @@ fn at(ms: u64) -> Moment {
 /// A sink and an outlet that leads to it, at `now_ms`.
 fn outlet(now_ms: u64) -> (Arc<Told>, TraceOutlet) {
     let sink = Arc::<Told>::default();
-    let clock = Arc::new(Stopped(AtomicU64::new(now_ms)));
+    let clock = Arc::new(Stopped(at(now_ms)));
     (sink.clone(), TraceOutlet { sink, clock, node: NODE, group: GROUP })
 }
 
