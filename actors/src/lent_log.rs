@@ -12,6 +12,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use polyraft_core::entry::CompactionPoint;
 use polyraft_core::ids::{GroupId, LogIndex};
 use polyraft_core::ports::{
     CommitStats, GroupAppend, GroupIdentity, LogReader, LogStats, LogStore, RestoredLog,
@@ -92,6 +93,10 @@ impl LogStore for LentLog {
         self.change(|store| store.commit(appends))
     }
 
+    fn compact(&mut self, points: &[(GroupId, CompactionPoint)]) -> Result<(), StorageError> {
+        self.change(|store| store.compact(points))
+    }
+
     fn restore(&self, group: GroupId, applied: LogIndex) -> Result<RestoredLog, StorageError> {
         self.inner().restore(group, applied)
     }
@@ -139,6 +144,10 @@ mod tests {
                 2 => Err(StorageError::Poisoned),
                 _ => panic!("as scripted"),
             }
+        }
+
+        fn compact(&mut self, _: &[(GroupId, CompactionPoint)]) -> Result<(), StorageError> {
+            Ok(())
         }
 
         fn restore(&self, group: GroupId, _: LogIndex) -> Result<RestoredLog, StorageError> {

@@ -11,7 +11,8 @@
 //! Promise: `AppendPersisted { upto: n }` follows the sync that covers `n`, in order. A `Restore`
 //! sees every append that was queued before it. After a failed commit nothing is acknowledged again
 //! (ST-12). A full disk is no failure: the queue is kept, nothing is acknowledged, the commit is
-//! retried, and the node serves reads meanwhile.
+//! retried, and the node serves reads meanwhile. Before each attempt, compactions that wait in the queue
+//! are committed ahead of it, and a piece of garbage is collected, for which the store keeps room.
 //!
 //! Not here: what is in the journal (`LogStore`), and the recent entries in memory (core).
 //! Source: Raft thesis §10.2.1.
@@ -341,7 +342,10 @@ impl LogWriter {
         ctx.run_later(self.config.full_retry, |writer, ctx| {
             if writer.mode == Mode::Full {
                 writer.mode = Mode::Writing;
-                // What was compacted since may make the room.
+                // What is queued behind the appends for which there is no room may make it.
+                writer.compact_ahead();
+            }
+            if writer.mode == Mode::Writing {
                 writer.collect_one_piece(ctx);
                 writer.notify_flush(ctx);
             }
@@ -387,6 +391,22 @@ impl LogWriter {
         if self.mode == Mode::Writing && !self.garbage_notified {
             self.garbage_notified = true;
             ctx.notify_later(CollectGarbage, pause);
+        }
+    }
+
+    /// Compactions do not wait for appends: they are committed here, and once more in their turn.
+    fn compact_ahead(&mut self) {
+        let points = self.queue.iter().filter_map(|queued| match queued {
+            Queued::Append(append, _) => Some((append.group, append.compact?)),
+            Queued::Restore(_) => None,
+        });
+        let points: Vec<_> = points.collect();
+        self.ports.progress.write_started(self.ports.clock.now());
+        let compacted = self.store.compact(&points);
+        self.ports.progress.write_ended();
+        match compacted {
+            Ok(()) | Err(StorageError::Full { .. }) => {}
+            Err(error) => self.poison(error),
         }
     }
 

@@ -30,6 +30,7 @@ struct Disk {
     collection_gate: Option<mpsc::Receiver<()>>,
     garbage: usize,
     collected: usize,
+    compacted: Vec<(GroupId, CompactionPoint)>,
 }
 
 #[derive(Clone, Default)]
@@ -68,6 +69,11 @@ impl LogStore for FakeLog {
         }
         disk.commits.push(appends.to_vec());
         Ok(CommitStats::default())
+    }
+
+    fn compact(&mut self, points: &[(GroupId, CompactionPoint)]) -> Result<(), StorageError> {
+        self.disk().compacted.extend(points);
+        Ok(())
     }
 
     fn restore(&self, group: GroupId, _: LogIndex) -> Result<RestoredLog, StorageError> {
@@ -146,6 +152,16 @@ impl Bench {
             kind: polyraft_core::entry::EntryKind::Normal,
             data: bytes::Bytes::new(),
         });
+        self.submit(append, number).await;
+    }
+
+    async fn compact(&self, group: u64, number: u64, point: CompactionPoint) {
+        let compact = Some(point);
+        let append = GroupAppend { compact, ..GroupAppend::empty(GroupId::new(group)) };
+        self.submit(append, number).await;
+    }
+
+    async fn submit(&self, append: GroupAppend, number: u64) {
         let (incarnation, number) = (Incarnation::new(1), ReadyNumber::new(number));
         let message = Append { append, incarnation, number, done: self.done.clone() };
         self.writer.send(message).await.expect("the writer runs");
@@ -290,6 +306,25 @@ fn a_full_disk_holds_acknowledgements_until_it_has_room() {
         let order: Vec<u64> = disk.commits[0].iter().map(|a| a.group.get()).collect();
         assert_eq!(order, [1, 2, 1], "kept in order");
         assert!(disk.collected >= 3, "each retry tries to make room");
+    });
+}
+
+/// Goal: a compaction that waits behind appends for which there is no room is committed ahead of them,
+/// and its group hears of it in its turn.
+#[test]
+fn a_compaction_does_not_wait_behind_what_it_makes_room_for() {
+    paused(async {
+        let mut bench = Bench::start();
+        bench.log.disk().script.push_back(Answer::Full);
+        bench.append(1, 1).await;
+        let point = CompactionPoint { index: LogIndex::new(1), term: Term::new(1) };
+        bench.compact(1, 2, point).await;
+        assert_eq!(bench.persisted().await, (1, 2));
+        let disk = bench.log.disk();
+        assert_eq!(disk.compacted, [(GroupId::new(1), point)]);
+        let [commit] = &disk.commits[..] else { panic!("{:?}", disk.commits) };
+        let compactions: Vec<_> = commit.iter().map(|append| append.compact).collect();
+        assert_eq!(compactions, [None, Some(point)], "once more, in order");
     });
 }
 

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
-use polyraft_core::entry::LogEntry;
+use polyraft_core::entry::{CompactionPoint, LogEntry};
 use polyraft_core::failpoint::{self, Step};
 use polyraft_core::ids::{GroupId, LogIndex};
 use polyraft_core::ports::{
@@ -190,13 +190,21 @@ impl<T: TableStore> Journal<T> {
     fn commit_record(
         &mut self,
         plan: &[(&GroupAppend, bool)],
+        makes_room: bool,
     ) -> Result<CommitStats, StorageError> {
         let sequence = self.next_sequence;
         let mut record = std::mem::take(&mut self.buffer);
         let blocks = encode_record(&mut record, sequence, plan);
         let key = sequence.to_be_bytes();
         let started = Instant::now();
-        let written = self.shared.table.append(JOURNAL, &key, &record);
+        let table = &self.shared.table;
+        let written = if makes_room {
+            let mut size = WriteSize::MAKES_ROOM;
+            size.add(&key, &record);
+            table.write(size, &mut |write| write.append(JOURNAL, &key, &record))
+        } else {
+            table.append(JOURNAL, &key, &record)
+        };
         let sync = started.elapsed();
         self.poison_on_failure(&written);
         let bytes = record.len() as u64;
@@ -223,7 +231,31 @@ impl<T: TableStore> LogStore for Journal<T> {
         if plan.is_empty() {
             return Ok(CommitStats::default());
         }
-        self.commit_record(&plan)
+        self.commit_record(&plan, false)
+    }
+
+    fn compact(&mut self, points: &[(GroupId, CompactionPoint)]) -> Result<(), StorageError> {
+        if self.shared.is_poisoned() {
+            return Err(StorageError::Poisoned);
+        }
+        let index = self.shared.index();
+        let is_reached = |group: GroupId, point: CompactionPoint| {
+            let Ok(GroupIndex { shape, .. }) = healthy(&index, group) else { return false };
+            point.index > shape.compacted.index && !shape.resets_at(point)
+        };
+        let reached = points.iter().filter(|(group, point)| is_reached(*group, *point));
+        let appends: Vec<_> = reached
+            .map(|(group, point)| GroupAppend {
+                compact: Some(*point),
+                ..GroupAppend::empty(*group)
+            })
+            .collect();
+        drop(index);
+        if appends.is_empty() {
+            return Ok(());
+        }
+        let plan: Vec<_> = appends.iter().map(|append| (append, false)).collect();
+        self.commit_record(&plan, true).map(|_| ())
     }
 
     fn restore(&self, group: GroupId, applied: LogIndex) -> Result<RestoredLog, StorageError> {

@@ -61,7 +61,8 @@ fn collect_records<T: TableStore>(journal: &mut Journal<T>) -> Result<(), Storag
     }
     let sequence = journal.next_sequence - 1;
     let rows = meta_rows(&journal.shared.index(), &piece.groups, upto, sequence);
-    let mut size = WriteSize { bytes: 0, operations: piece.records.len() as u64 };
+    let operations = piece.records.len() as u64;
+    let mut size = WriteSize { operations, ..WriteSize::MAKES_ROOM };
     size.add(LOST_RECORD_KEY, &[]);
     piece.cold.iter().for_each(|(key, value)| size.add(key, value));
     rows.iter().for_each(|(key, value)| size.add(key, value));
@@ -184,7 +185,8 @@ fn collect_cold_rows<T: TableStore>(journal: &mut Journal<T>) -> Result<(), Stor
         after.meta_sequence = sequence;
         // The meta row alone knows of the rows: it must not speak of entries still in the journal.
         let row = encode_meta(group, &after, sequence, after.cold_live().end, &after.cold_rows);
-        let mut size = WriteSize { bytes: 0, operations: keys.len() as u64 };
+        let operations = keys.len() as u64;
+        let mut size = WriteSize { operations, ..WriteSize::MAKES_ROOM };
         size.add(&[], &row);
         journal.write(size, &mut |write| {
             keys.iter().try_for_each(|key| write.delete(COLD, key))?;

@@ -219,6 +219,12 @@ impl Storage<MemoryTable, MemoryTable> {
 
 #[cfg(test)]
 mod tests {
+    use polyraft_core::entry::{
+        CompactionPoint, Configuration, EntryKind, HardState, LogEntry, Member,
+    };
+    use polyraft_core::ids::{GroupId, LogIndex, ReplicaId, Term};
+    use polyraft_core::ports::{GroupAppend, GroupIdentity, LogStore};
+
     use super::*;
 
     #[test]
@@ -237,5 +243,92 @@ mod tests {
         let other = open("blue", 2);
         assert!(matches!(other, Err(OpenError::Identity(IdentityError::NodeMismatch { .. }))));
         assert_eq!(open("blue", 1).unwrap().identity.incarnation, 2);
+    }
+
+    /// One group's log in a map of 8 MiB, and how its entries are appended.
+    struct SmallLog {
+        journal: Journal<LogTable>,
+        last: LogIndex,
+        dir: tempfile::TempDir,
+    }
+
+    const GROUP: GroupId = GroupId::new(1);
+    const TERM: Term = Term::new(1);
+
+    impl SmallLog {
+        fn create() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let mut journal = Self::open(dir.path());
+            let identity = GroupIdentity { name: "g".into(), replica: ReplicaId::new(1) };
+            let member = Member { replica: ReplicaId::new(1), node: NodeId::new(1) };
+            let configuration = Some(Configuration::initial(vec![member]));
+            let create =
+                GroupAppend { create: Some(identity), configuration, ..GroupAppend::empty(GROUP) };
+            journal.commit(&[create]).unwrap();
+            Self { journal, last: LogIndex::ZERO, dir }
+        }
+
+        fn open(dir: &Path) -> Journal<LogTable> {
+            let mut options = StorageOptions::default();
+            let map_bytes = 8 << 20;
+            options.log = LmdbOptions {
+                map_bytes,
+                map_bytes_max: map_bytes,
+                presize_bytes: 0,
+                ..options.log
+            };
+            options.journal.journal_bytes_max = 64 << 10;
+            Storage::open(dir, &options, "blue", NodeId::new(1)).unwrap().journal
+        }
+
+        /// Appends an entry of `bytes`, or says that the log is full.
+        fn append(&mut self, bytes: usize) -> bool {
+            let data = bytes::Bytes::from(vec![7; bytes]);
+            let index = self.last.next();
+            let entries = vec![LogEntry { index, term: TERM, kind: EntryKind::Normal, data }];
+            let hard_state = Some(HardState { term: TERM, vote: None, commit: index });
+            let append = GroupAppend { entries, hard_state, ..GroupAppend::empty(GROUP) };
+            match self.journal.commit(&[append]) {
+                Ok(_) => self.last = index,
+                Err(StorageError::Full { .. }) => return false,
+                Err(error) => panic!("{error}"),
+            }
+            true
+        }
+
+        fn fill(&mut self, bytes: usize) {
+            while self.append(bytes) {
+                let _ = self.journal.collect_garbage().unwrap();
+            }
+        }
+    }
+
+    /// Goal: a log that has filled its map takes compactions and collections, and appends after them.
+    /// Method: live entries of several sizes fill a small map, again and again; each time, it is first
+    /// tried whether a start and a collection without any garbage spoil anything.
+    #[test]
+    fn a_full_map_is_emptied_by_compaction_and_collection() {
+        for bytes in [3_000, 60_000, 700_000] {
+            let mut log = SmallLog::create();
+            for round in 1..=3 {
+                let before = log.last;
+                log.fill(bytes);
+                let filled = log.last.distance_from(before) * bytes as u64;
+                assert!(filled > 1 << 20, "{bytes} bytes, round {round}: {filled}");
+                while log.journal.collect_garbage().unwrap() {}
+                assert!(!log.append(bytes), "{bytes} bytes: nothing was compacted");
+                drop(log.journal);
+                log.journal = SmallLog::open(log.dir.path());
+                let beyond = CompactionPoint { index: log.last.next(), term: TERM };
+                let point = CompactionPoint { index: log.last.prev(), term: TERM };
+                log.journal.compact(&[(GROUP, point), (GROUP, beyond)]).unwrap();
+                while log.journal.collect_garbage().unwrap() {}
+            }
+            assert!(log.append(bytes));
+            let restored = log.journal.restore(GROUP, LogIndex::ZERO).unwrap();
+            assert_eq!(restored.last, log.last);
+            assert_eq!(restored.compacted.index, log.last.prev().prev());
+            assert_eq!(restored.entries.len(), 2);
+        }
     }
 }

@@ -38,6 +38,11 @@ const RESERVE_STEP_BYTES: u64 = 16 << 20;
 /// Pages that a transaction may need beside its data: free list, roots, branches.
 const RESERVE_PAGES: u64 = 64;
 const PAGE_BYTES: u64 = 4096;
+/// What a page holds of each row beside its key and value, at most.
+const ROW_BYTES: u64 = 32;
+/// Bytes of the map beyond its limit, kept back for transactions that make room: two pieces of garbage
+/// collection whose pages are not free yet, each with a redo log and its share of copied branches.
+const ROOM_BYTES: usize = 32 << 20;
 /// How often, and with what pause, growth waits for the readers inside to leave.
 const GROW_ATTEMPTS: u32 = 2_000;
 const GROW_PAUSE: Duration = Duration::from_millis(1);
@@ -53,7 +58,8 @@ const ADVANCE_TABLE: &str = "advance";
 pub struct LmdbOptions {
     /// Address space of the map in bytes, a multiple of 1 MiB; not disk space. It doubles when full.
     pub map_bytes: usize,
-    /// The map never grows beyond this many bytes: then the store is full.
+    /// The store is full when this many bytes are in use. The map may be 32 MiB larger, for what makes
+    /// room again.
     pub map_bytes_max: usize,
     /// File bytes written once at creation, so that free pages are contiguous and on disk; 0 for none.
     pub presize_bytes: usize,
@@ -169,19 +175,24 @@ impl LmdbTable {
     fn presize(&self, bytes: usize) -> Result<(), StorageError> {
         const KEY: &[u8] = b"filler";
         let filler = vec![0; bytes];
-        let size = WriteSize { bytes: bytes as u64, operations: 1 };
+        let size = WriteSize { bytes: bytes as u64, operations: 1, makes_room: true };
         self.write(size, &mut |write| write.put(TableId(0), KEY, &filler))?;
-        self.write(WriteSize::default(), &mut |write| write.delete(TableId(0), KEY))
+        self.write(WriteSize::MAKES_ROOM, &mut |write| write.delete(TableId(0), KEY))
     }
 
     fn enter(&self) -> RwLockReadGuard<'_, ()> {
         self.inner.gate.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes of the file up to the last page that was ever used.
+    fn extent(&self) -> u64 {
+        (self.inner.env.info().last_page_number as u64 + 1) * PAGE_BYTES
+    }
+
     /// Reserves disk blocks for a transaction of `size`, whatever pages LMDB will choose.
     fn reserve(&self, size: WriteSize) -> Result<(), StorageError> {
-        let pages = self.inner.env.info().last_page_number as u64 + 1 + RESERVE_PAGES;
-        let needed = (pages + 2 * size.operations) * PAGE_BYTES + size.bytes + size.bytes / 2;
+        let pages = RESERVE_PAGES + 2 * size.operations;
+        let needed = self.extent() + pages * PAGE_BYTES + size.bytes + size.bytes / 2;
         let mut reserved = self.inner.reserved.lock().unwrap_or_else(PoisonError::into_inner);
         if needed <= *reserved {
             return Ok(());
@@ -227,15 +238,15 @@ impl LmdbTable {
         self.try_write(&mut |write| write.put(id, b"advanced", &[])).is_ok()
     }
 
-    /// Doubles the map, once every transaction inside has left.
+    /// Doubles the map up to its limit, once every transaction inside has left.
     fn grow(&self) -> Result<(), StorageError> {
         for _ in 0..GROW_ATTEMPTS {
             if let Ok(_alone) = self.inner.gate.try_write() {
-                let bytes = self.map_bytes().saturating_mul(2);
-                if bytes > self.inner.map_bytes_max {
-                    let what = format!("the map, {} bytes", self.map_bytes());
-                    return Err(StorageError::Full { what });
+                let (bytes, max) = (self.map_bytes(), self.inner.map_bytes_max + ROOM_BYTES);
+                if bytes >= max {
+                    return Err(StorageError::Full { what: format!("the map, {bytes} bytes") });
                 }
+                let bytes = bytes.saturating_mul(2).min(max);
                 // SAFETY: no transaction may be active; each holds the gate shared, and we hold it
                 // exclusively.
                 let resized = unsafe { self.inner.env.resize(bytes) };
@@ -262,6 +273,7 @@ impl TableStore for LmdbTable {
         size: WriteSize,
         body: &mut dyn FnMut(&mut dyn TableWrite) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
+        self.check_room(size)?;
         self.reserve(size)?;
         let mut has_advanced = false;
         loop {
@@ -275,6 +287,21 @@ impl TableStore for LmdbTable {
                     grown => grown?,
                 },
             }
+        }
+    }
+
+    /// Pages are counted only where the file has once been as long as the limit.
+    fn check_room(&self, size: WriteSize) -> Result<(), StorageError> {
+        let limit = self.inner.map_bytes_max as u64;
+        // Rows fill at least half of their pages.
+        let rows = size.bytes + ROW_BYTES * size.operations;
+        let needed = RESERVE_PAGES * PAGE_BYTES + 2 * rows;
+        let has_room = size.makes_room
+            || self.extent() + needed <= limit
+            || self.used_bytes()? + needed <= limit;
+        match has_room {
+            true => Ok(()),
+            false => Err(StorageError::Full { what: format!("the map, {limit} bytes") }),
         }
     }
 }
@@ -477,7 +504,7 @@ mod tests {
         let mut delete = |write: &mut dyn TableWrite| {
             (0..4u64).try_for_each(|key| write.delete(ROWS, &key.to_be_bytes()))
         };
-        store.write(WriteSize::default(), &mut delete).unwrap();
+        store.write(WriteSize::MAKES_ROOM, &mut delete).unwrap();
         put(&store, 200, &value).unwrap();
         assert_eq!(keys(&store), (4..written).chain([200]).collect::<Vec<_>>());
     }

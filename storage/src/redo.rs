@@ -120,7 +120,7 @@ impl<T: TableStore, F: BlockFile> Redo<T, F> {
         let inner = Inner { table, tables, pending, writer: Mutex::new(writer) };
         let redo = Self { inner: Arc::new(inner) };
         let settled =
-            redo.inner.settle(&mut redo.inner.writer(), WriteSize::default(), &mut |_| Ok(()));
+            redo.inner.settle(&mut redo.inner.writer(), WriteSize::MAKES_ROOM, &mut |_| Ok(()));
         match settled {
             // A full disk can be read, and is emptied by whoever reads it.
             Err(error) if !is_full(&error) => Err(error),
@@ -201,14 +201,18 @@ impl<T: TableStore, F: BlockFile> Inner<T, F> {
 
     fn append(&self, writer: &mut Writer<F>, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
         let blocks = blocks_of(key, value);
+        // What is acknowledged has a place in the table, so that the log can always be emptied.
+        let bytes = ((writer.at + blocks) * BLOCK_BYTES) as u64;
+        let operations = writer.ordinal + 1;
+        self.table.check_room(WriteSize { bytes, operations, makes_room: false })?;
         if blocks > writer.file.blocks() / WRITE_THROUGH_SHARE {
-            let mut size = WriteSize::default();
+            let mut size = WriteSize::MAKES_ROOM;
             size.add(key, value);
             let appended = self.tables.appended;
             return self.settle(writer, size, &mut |write| write.append(appended, key, value));
         }
         if writer.at + blocks > writer.file.blocks() {
-            self.settle(writer, WriteSize::default(), &mut |_| Ok(()))?;
+            self.settle(writer, WriteSize::MAKES_ROOM, &mut |_| Ok(()))?;
         }
         encode(&mut writer.buffer, (writer.generation, writer.ordinal), key, value);
         writer.is_broken = true;

@@ -78,12 +78,13 @@ impl<T: TableStore> TableStateStore<T> {
             if keys.is_empty() {
                 break;
             }
-            let size = WriteSize { bytes: 0, operations: keys.len() as u64 };
+            let operations = keys.len() as u64;
+            let size = WriteSize { operations, ..WriteSize::MAKES_ROOM };
             self.write(size, &mut |write| {
                 keys.iter().try_for_each(|key| write.delete(STATE, key))
             })?;
         }
-        let last = WriteSize { bytes: 0, operations: 1 };
+        let last = WriteSize { operations: 1, ..WriteSize::MAKES_ROOM };
         self.write(last, &mut |write| write.delete(APPLIED, &applied_key))
     }
 

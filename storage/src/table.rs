@@ -24,9 +24,15 @@ pub struct WriteSize {
     pub bytes: u64,
     /// Keys put or deleted.
     pub operations: u64,
+    /// Whether the transaction may take from what is kept back for those that make room: without it,
+    /// a full store could not even be emptied.
+    pub makes_room: bool,
 }
 
 impl WriteSize {
+    /// Nothing yet of a transaction that makes room.
+    pub const MAKES_ROOM: Self = Self { bytes: 0, operations: 0, makes_room: true };
+
     /// Counts one more key, with the value it is set to.
     pub fn add(&mut self, key: &[u8], value: &[u8]) {
         self.bytes += (key.len() + value.len()) as u64;
@@ -102,6 +108,14 @@ pub trait TableStore: Clone + Send + Sync + 'static {
         size: WriteSize,
         body: &mut dyn FnMut(&mut dyn TableWrite) -> Result<(), StorageError>,
     ) -> Result<(), StorageError>;
+
+    /// Whether there is room for a transaction of `size`, before anything depends on it.
+    ///
+    /// # Errors
+    /// [`StorageError::Full`] if there is none; [`StorageError::Io`] if the store cannot be asked.
+    fn check_room(&self, _size: WriteSize) -> Result<(), StorageError> {
+        Ok(())
+    }
 
     /// Sets `key`, which is greater than every key that `table` ever had, to `value`, durably. The
     /// cheapest change there is.

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use polyraft_core::entry::CompactionPoint;
 use polyraft_core::entry::LogEntry;
 use polyraft_core::ids::{GroupId, LogIndex};
 use polyraft_core::ports::{
@@ -153,6 +154,11 @@ impl LogStore for FaultyLog {
         block_for(Duration::from_micros(self.faults.commit_takes_us.load(Relaxed)));
         self.faults.meet(Step::Commit, appends[0].group)?;
         self.inner.commit(appends)
+    }
+
+    fn compact(&mut self, points: &[(GroupId, CompactionPoint)]) -> Result<(), StorageError> {
+        self.faults.meet(Step::Commit, first_of(&*self.inner))?;
+        self.inner.compact(points)
     }
 
     fn restore(&self, group: GroupId, applied: LogIndex) -> Result<RestoredLog, StorageError> {

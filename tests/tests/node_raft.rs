@@ -10,7 +10,7 @@ use polyraft::{
 use polyraft_tests::cluster::{
     Cluster, DEADLINE, Shape, insist, stale_number, wait_for, wait_until, write,
 };
-use polyraft_tests::machines::{add, count_of, create, number, total};
+use polyraft_tests::machines::{add, count_of, create, number, total, weight};
 
 /// RF-2: whole clusters go down and come back ten times, in order and at once, with everything:
 /// commands, terms, membership.
@@ -117,6 +117,44 @@ async fn the_log_is_bounded_over_many_writes() {
     cluster.start_all().await;
     let found = cluster.leading(1).await.read(total()).await.expect("a healthy cluster");
     assert_eq!(number(&found), WRITES);
+    cluster.stop_all().await;
+}
+
+/// Goal: a log that has filled its map makes room by itself, as soon as there is something to throw away.
+/// Method: while a replica is away the others keep everything, in maps of 48 MiB, until they are full.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_has_filled_its_map_goes_on_when_the_absent_replica_is_back() {
+    let limits = LimitsConfig {
+        catch_up_entries: 20,
+        catch_up_bytes: 1 << 20,
+        proposal_deadline: Duration::from_secs(5),
+        ..LimitsConfig::default()
+    };
+    let storage = StorageConfig {
+        log_map_bytes: 48 << 20,
+        journal_bytes_max: 4 << 20,
+        ..StorageConfig::default()
+    };
+    let mut cluster = Cluster::start(Shape::new(3, 1).limits(limits).storage(storage)).await;
+    cluster.stop(3).await;
+    let leader = cluster.leader_among(1, &[1, 2]).await;
+    let group = cluster.group(leader, 1);
+    let mut acknowledged = 0;
+    while let Ok(applied) = group.propose(weight(256 << 10)).await {
+        acknowledged = number(applied.response.body());
+    }
+    assert!((100..200).contains(&acknowledged), "{acknowledged} commands of 256 KiB");
+    assert!(cluster.node(leader).status().log_writer.is_full);
+    assert_eq!(stale_number(&group, total()).await, acknowledged, "it serves what it has");
+
+    cluster.start_node(3).await;
+    insist(&group, weight(256 << 10)).await;
+    assert!(stale_number(&group, total()).await > acknowledged);
+    cluster.settled_bytes(1, 20).await;
+    let is_full = |node: &u64| cluster.node(*node).status().log_writer.is_full;
+    let all_have_room = || !cluster.running().iter().any(is_full);
+    wait_until(DEADLINE, "room in every log", all_have_room).await;
+    cluster.equal_hash(1).await;
     cluster.stop_all().await;
 }
 

@@ -119,6 +119,13 @@ pub trait LogStore: Send {
     /// The commit did not become durable, or may not have: the caller must stop acknowledging.
     fn commit(&mut self, appends: &[GroupAppend]) -> Result<CommitStats, StorageError>;
 
+    /// Makes those of the compactions durable that the group's durable log reaches already, even where
+    /// there is no room for a commit; the others are left alone. A commit may bring them again.
+    ///
+    /// # Errors
+    /// As for [`LogStore::commit`].
+    fn compact(&mut self, points: &[(GroupId, CompactionPoint)]) -> Result<(), StorageError>;
+
     /// Reads a group's durable log, with the entries after `applied`. Healthy groups are unaffected
     /// by the corruption of another.
     ///

@@ -91,7 +91,8 @@ impl LimitsConfig {
 pub struct StorageConfig {
     /// Address space for the log's environment; not disk, which grows with use. At least twice
     /// `journal_bytes_max`: the cold table and the pages of a running commit need room too. A full
-    /// map refuses writes until it is freed. 48 MiB to 64 TiB. Default 64 GiB.
+    /// map refuses appends until logs are compacted, which may use 32 MiB more. 48 MiB to 64 TiB.
+    /// Default 64 GiB.
     pub log_map_bytes: u64,
     /// Address space for the state's environment. 48 MiB to 64 TiB. Default 256 GiB.
     pub state_map_bytes: u64,

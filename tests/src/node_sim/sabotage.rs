@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use polyraft_core::entry::CompactionPoint;
 use polyraft_core::ids::{GroupId, LogIndex, NodeId};
 use polyraft_core::ports::{
     CommitStats, GroupAppend, GroupIdentity, GroupState, LogReader, LogStore, RestoredLog,
@@ -102,6 +103,10 @@ impl LogStore for ToldLog {
         };
         self.judge.lock().persisted(self.node, appends);
         Ok(stats)
+    }
+
+    fn compact(&mut self, points: &[(GroupId, CompactionPoint)]) -> Result<(), StorageError> {
+        self.inner.compact(points)
     }
 
     fn restore(&self, group: GroupId, applied: LogIndex) -> Result<RestoredLog, StorageError> {

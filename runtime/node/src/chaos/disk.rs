@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use polyraft_actors::log_writer::StoreKind;
+use polyraft_core::entry::CompactionPoint;
 use polyraft_core::ids::{GroupId, LogIndex};
 use polyraft_core::ports::{
     CommitStats, GroupAppend, GroupIdentity, GroupState, LogReader, LogStats, LogStore,
@@ -151,6 +152,11 @@ impl LogStore for FaultyLog {
         let stats = self.inner.commit(appends)?;
         // A slow disk is one whose syncs are slow.
         Ok(CommitStats { sync: stats.sync + waited, ..stats })
+    }
+
+    fn compact(&mut self, points: &[(GroupId, CompactionPoint)]) -> Result<(), StorageError> {
+        self.faults.before_commit(StoreKind::Log)?;
+        self.inner.compact(points)
     }
 
     fn restore(&self, group: GroupId, applied: LogIndex) -> Result<RestoredLog, StorageError> {
