@@ -43,7 +43,9 @@ async fn run() -> ExitCode {
     match cli.run().await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{}", error.told());
+            if !error.is_output_closed() {
+                eprintln!("{}", error.told());
+            }
             error.exit_code()
         }
     }

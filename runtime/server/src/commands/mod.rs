@@ -146,6 +146,11 @@ impl CommandError {
         }
     }
 
+    /// Whether whoever read the output has gone, as `head` does when it has enough.
+    pub fn is_output_closed(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+
     /// What the process ends with: 1, or 2 where 1 would be a verdict.
     pub fn exit_code(&self) -> ExitCode {
         match self {
