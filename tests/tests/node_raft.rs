@@ -139,20 +139,22 @@ async fn a_log_that_has_filled_its_map_goes_on_when_the_absent_replica_is_back()
     cluster.stop(3).await;
     let leader = cluster.leader_among(1, &[1, 2]).await;
     let group = cluster.group(leader, 1);
+    // Either of the two may be full first: they do not commit the same batches.
+    let is_full = |node| cluster.node(node).status().log_writer.is_full;
     let mut acknowledged = 0;
-    while let Ok(applied) = group.propose(weight(256 << 10)).await {
-        acknowledged = number(applied.response.body());
+    while !is_full(1) && !is_full(2) {
+        if let Ok(applied) = group.propose(weight(256 << 10)).await {
+            acknowledged = number(applied.response.body());
+        }
     }
     assert!((100..200).contains(&acknowledged), "{acknowledged} commands of 256 KiB");
-    assert!(cluster.node(leader).status().log_writer.is_full);
-    assert_eq!(stale_number(&group, total()).await, acknowledged, "it serves what it has");
+    assert!(stale_number(&group, total()).await >= acknowledged, "it serves what it has");
 
     cluster.start_node(3).await;
     insist(&group, weight(256 << 10)).await;
     assert!(stale_number(&group, total()).await > acknowledged);
     cluster.settled_bytes(1, 20).await;
-    let is_full = |node: &u64| cluster.node(*node).status().log_writer.is_full;
-    let all_have_room = || !cluster.running().iter().any(is_full);
+    let all_have_room = || (1..=3).all(|node| !cluster.node(node).status().log_writer.is_full);
     wait_until(DEADLINE, "room in every log", all_have_room).await;
     cluster.equal_hash(1).await;
     cluster.stop_all().await;
