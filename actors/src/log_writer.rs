@@ -12,7 +12,7 @@
 //! sees every append that was queued before it. After a failed commit nothing is acknowledged again
 //! (ST-12). A full disk is no failure: the queue is kept, nothing is acknowledged, the commit is
 //! retried, and the node serves reads meanwhile. Before each attempt, compactions that wait in the queue
-//! are committed ahead of it, and a piece of garbage is collected, for which the store keeps room.
+//! are committed ahead of it, and a piece of garbage is collected, for which the map keeps room.
 //!
 //! Not here: what is in the journal (`LogStore`), and the recent entries in memory (core).
 //! Source: Raft thesis §10.2.1.

@@ -1,9 +1,9 @@
 //! Tables in LMDB: the only file that touches the environment.
 //!
 //! ```text
-//! write ─ reserve disk ─ txn ─ body ─ commit + fdatasync
-//!            │ no space       │ map full
-//!            └─→ Full         └─→ abort, grow the map with no reader inside, run the body again
+//! write ─ room in the map ─ reserve disk ─ txn ─ body ─ commit + fdatasync
+//!            │ none            │ no space      │ map full
+//!            └─→ Full          └─→ Full        └─→ abort, grow the map with no reader inside, run the body again
 //! ```
 //!
 //! Promise: default sync flags only, so `Ok` from a write is durable. A full disk is found before the

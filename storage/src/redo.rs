@@ -269,6 +269,10 @@ impl<T: TableStore, F: BlockFile> TableStore for Redo<T, F> {
         }
     }
 
+    fn check_room(&self, size: WriteSize) -> Result<(), StorageError> {
+        self.inner.table.check_room(size)
+    }
+
     fn append(&self, table: TableId, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
         assert_eq!(table, self.inner.tables.appended, "the log is before another table");
         let mut writer = self.inner.writer();

@@ -113,9 +113,7 @@ pub trait TableStore: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StorageError::Full`] if there is none; [`StorageError::Io`] if the store cannot be asked.
-    fn check_room(&self, _size: WriteSize) -> Result<(), StorageError> {
-        Ok(())
-    }
+    fn check_room(&self, size: WriteSize) -> Result<(), StorageError>;
 
     /// Sets `key`, which is greater than every key that `table` ever had, to `value`, durably. The
     /// cheapest change there is.

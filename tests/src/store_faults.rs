@@ -14,8 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use polyraft_core::entry::CompactionPoint;
-use polyraft_core::entry::LogEntry;
+use polyraft_core::entry::{CompactionPoint, LogEntry};
 use polyraft_core::ids::{GroupId, LogIndex};
 use polyraft_core::ports::{
     CommitStats, GroupAppend, GroupIdentity, GroupState, LogReader, LogStats, LogStore,

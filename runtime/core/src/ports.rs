@@ -110,8 +110,8 @@ pub struct LogStats {
 
 /// The durable log of every group on a node. One writer owns it; it lives on a thread of its own.
 ///
-/// After any `Err` from [`LogStore::commit`] or [`LogStore::collect_garbage`] the store is poisoned:
-/// every later call fails too, and nothing is acknowledged again by this process (ST-12).
+/// After a write that failed the store is poisoned: every later call fails too, and nothing is
+/// acknowledged again by this process (ST-12). `Full`, and an error about one group, wrote nothing.
 pub trait LogStore: Send {
     /// Makes all `appends` durable in one atomic commit. Blocks for the sync.
     ///
