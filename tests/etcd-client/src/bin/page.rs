@@ -259,11 +259,17 @@ impl Page {
         Ok(self.browser.run(&body).await?.as_bool().unwrap_or(false))
     }
 
-    /// Waits until the page answers the question with yes, and says how long that took.
+    /// Waits until the page answers the question with yes, and says how long that took. A question about
+    /// what is not drawn yet throws, which is no answer.
     async fn sees(&self, what: &str, question: &str) -> Outcome<()> {
         let since = Instant::now();
-        while !self.is_so(question).await? {
+        loop {
+            let answer = self.is_so(question).await;
+            if matches!(answer, Ok(true)) {
+                break;
+            }
             if since.elapsed() > PATIENCE {
+                answer?;
                 let shown = self.browser.run("return document.body.innerText").await?;
                 let shown = shown.as_str().unwrap_or_default();
                 return Err(format!("not seen: {what}; the page shows:\n{shown}").into());
@@ -305,8 +311,14 @@ impl Page {
 
     /// Every control, picture and landmark has a name.
     async fn expect_names(&self) -> Outcome<()> {
-        let names =
-            self.browser.names("button, input, select, a, [role=img], main section").await?;
+        let (css, since) = ("button, input, select, a, [role=img], main section", Instant::now());
+        // What is drawn anew while it is asked about is asked again.
+        let names = loop {
+            match self.browser.names(css).await {
+                Err(_) if since.elapsed() < PATIENCE => tokio::time::sleep(LOOK_PAUSE).await,
+                names => break names?,
+            }
+        };
         let hidden = |role: &str| role == "none" || role.is_empty() || role == "generic";
         let nameless = names.iter().filter(|(name, role)| name.is_empty() && !hidden(role));
         let nameless: Vec<_> = nameless.map(|(_, role)| role.as_str()).collect();
