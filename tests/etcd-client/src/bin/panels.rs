@@ -6,12 +6,11 @@
 //! calm, node dead, node paused, links, disks, actors, certificates … : each query, until it has an answer
 //! ```
 //!
-//! Fails if a query is refused; or if it never gave rows each of which had been a number by then: a node
-//! that wins no election while another does has its length in another phase. The table says in which phase
-//! it first did, and in which its values were first other than zero.
+//! Fails if a query is refused; or if in no phase it gave rows of which none is NaN throughout. The table says
+//! in which phase it first did, and in which its values were first other than zero.
 //! Needs Debian's `prometheus`, and `openssl`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -182,16 +181,12 @@ struct Asked {
     answered: Option<(&'static str, usize)>,
     moved: Option<&'static str>,
     refused: Option<String>,
-    /// The labels of rows that were other than NaN once.
-    numbers: BTreeSet<BTreeMap<String, String>>,
     last: String,
 }
 
 impl Asked {
     fn take(&mut self, phase: &'static str, rows: &[Row]) {
-        let is_number = |row: &&Row| row.values.iter().any(|value| !value.is_nan());
-        self.numbers.extend(rows.iter().filter(is_number).map(|row| row.labels.clone()));
-        let judged = judge(rows, &self.numbers);
+        let judged = judge(rows);
         self.last = judged.to_string();
         if let Judged::Rows { rows, moves } = judged {
             self.answered.get_or_insert((phase, rows));
@@ -224,9 +219,10 @@ impl std::fmt::Display for Judged {
     }
 }
 
-fn judge(rows: &[Row], numbers: &BTreeSet<BTreeMap<String, String>>) -> Judged {
+fn judge(rows: &[Row]) -> Judged {
+    let is_nan = |row: &&Row| row.values.iter().all(|value| value.is_nan());
     let moves = |value: &f64| !value.is_nan() && *value != 0.0;
-    match rows.iter().filter(|row| !numbers.contains(&row.labels)).count() {
+    match rows.iter().filter(is_nan).count() {
         _ if rows.is_empty() => Judged::Empty,
         0 => Judged::Rows {
             rows: rows.len(),
@@ -256,7 +252,6 @@ impl Panels {
                 answered: None,
                 moved: None,
                 refused: None,
-                numbers: BTreeSet::new(),
                 last: last.clone(),
             }));
         }
@@ -360,50 +355,41 @@ async fn resolve(
 mod tests {
     use super::*;
 
-    fn row(node: &str, values: &[f64]) -> Row {
-        let labels = BTreeMap::from([("node".to_owned(), node.to_owned())]);
-        Row { labels, values: values.to_vec() }
+    fn row(values: &[f64]) -> Row {
+        Row { labels: BTreeMap::new(), values: values.to_vec() }
     }
 
-    fn asked() -> Asked {
+    /// Negative controls: neither nothing nor NaN passes for an answer.
+    #[test]
+    fn an_answer_has_rows_and_none_of_them_is_nan_throughout() {
+        let nan = f64::NAN;
+        assert_eq!(judge(&[]), Judged::Empty);
+        assert_eq!(judge(&[row(&[1.0]), row(&[nan, nan])]), Judged::NotANumber(1));
+        assert_eq!(judge(&[row(&[0.0, nan])]), Judged::Rows { rows: 1, moves: false });
+        assert_eq!(judge(&[row(&[0.0]), row(&[nan, 2.0])]), Judged::Rows { rows: 2, moves: true });
+    }
+
+    #[test]
+    fn a_query_is_open_until_it_moves_or_is_refused() {
         let query = Query {
             panel: "p".into(),
             reference: "A".into(),
             expression: "e".into(),
             is_instant: true,
         };
-        Asked {
+        let mut asked = Asked {
             dashboard: 0,
             query,
             answered: None,
             moved: None,
             refused: None,
-            numbers: BTreeSet::new(),
             last: String::new(),
-        }
-    }
-
-    /// Negative controls: neither nothing nor NaN passes for an answer.
-    #[test]
-    fn an_answer_has_rows_and_each_of_them_was_a_number() {
-        let nan = f64::NAN;
-        let mut asked = asked();
+        };
         asked.take("calm", &[]);
-        assert!(asked.answered.is_none() && asked.last == "empty");
-        asked.take("first", &[row("1", &[nan, 0.0]), row("2", &[nan, nan])]);
-        assert!(asked.answered.is_none() && asked.last == "NaN in 1 rows");
-        asked.take("second", &[row("1", &[nan]), row("3", &[nan])]);
-        assert!(asked.answered.is_none() && asked.last == "NaN in 1 rows");
-        asked.take("third", &[row("1", &[nan]), row("2", &[0.0])]);
-        assert_eq!((asked.answered, asked.moved), (Some(("third", 2)), None));
-    }
-
-    #[test]
-    fn a_query_is_open_until_it_moves_or_is_refused() {
-        let mut asked = asked();
-        asked.take("first", &[row("1", &[0.0])]);
+        assert!(asked.is_open() && asked.answered.is_none() && asked.last == "empty");
+        asked.take("first", &[row(&[0.0])]);
         assert!(asked.is_open() && asked.answered == Some(("first", 1)));
-        asked.take("second", &[row("1", &[1.0])]);
+        asked.take("second", &[row(&[1.0])]);
         assert!(!asked.is_open() && asked.moved == Some("second"));
     }
 }
